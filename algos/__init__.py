@@ -1,0 +1,23 @@
+"""The algorithm zoo: one short file per method, each saying only what differs.
+
+An algorithm turns finished rollouts into :class:`sdgym.core.LossTerm` records and says what its teacher
+sees and weighs. It never sees an environment, a model or an optimizer.
+To add one: a file here, a preset in ``presets/``, one line in the table below.
+"""
+
+if __name__ != "sdgym.algos":
+    raise ImportError("this folder is the package sdgym.algos: write `import sdgym.algos` (a bare `import algos` would load it twice)")
+
+from typing import Any
+
+from sdgym.registry import Registry
+
+algorithms: Registry[Any] = Registry("algorithm")
+for _name, _target in {
+    "grpo": "sdgym.algos.grpo:GRPO",
+    "rft": "sdgym.algos.rft:RFT",
+    "opsd": "sdgym.algos.opsd:OPSD",
+    "sdpo": "sdgym.algos.sdpo:SDPO",
+    "sharpen": "sdgym.algos.sharpen:Sharpen",
+}.items():
+    algorithms.register(_name, _target)
