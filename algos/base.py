@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import pydantic
@@ -71,27 +71,93 @@ class AnnotateContext:
     max_context: int
 
 
-class Algorithm(Protocol):
-    """The protocol; :class:`sdgym.algos.grpo.GRPO` is the shortest example.
+@dataclasses.dataclass(frozen=True)
+class UpdateSchedule:
+    """How a batch is used: ``epochs`` passes, each cut into ``minibatches`` optimizer steps by whole groups."""
+
+    epochs: int = 1
+    minibatches: int = 1
+
+    @property
+    def on_policy(self) -> bool:
+        """Exactly one optimizer step per batch, so the old log-probs are the current ones."""
+        return self.epochs * self.minibatches == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """One stretch of training.
+
+    Attributes:
+        name: for logs and metrics.
+        annotate: the objective of this phase.
+        rollouts: whether each step collects new rollouts; if not, ``annotate`` gets an empty batch and
+            takes rows from the algorithm's own pool.
+        steps: how many steps it lasts; None means to the end.
+        on_enter: called once when the phase begins (for example: freeze the teacher here).
+        schedule: how each batch is used.
+    """
+
+    name: str
+    annotate: Callable[[Batch, AnnotateContext], list[LossTerm]]
+    rollouts: bool = True
+    steps: int | None = None
+    on_enter: Callable[[], None] | None = None
+    schedule: UpdateSchedule = UpdateSchedule()
+
+
+class Algorithm:
+    """Base of every method. :class:`sdgym.algos.grpo.GRPO` is the shortest example.
+
+    A subclass sets ``name`` and ``Config`` and writes :meth:`annotate`; the rest has working defaults.
 
     Attributes:
         name: registry name.
-        config: the resolved preset.
+        Config: the preset's type.
+        supervision: what it may use: ``reward``, ``feedback``, ``reference`` or ``none``; rankings are
+            made within a class.
+        conditioners: what its teachers see (M ≥ 0).
         teacher_weights: None if no view has ``weights="teacher"``.
-        updates: how often and how finely a batch is used.
         group_size: rollouts per task, or None to take the trainer's.
     """
 
-    name: ClassVar[str]
-    config: Preset
-    conditioners: Sequence[Any]
-    teacher_weights: TeacherWeightsSpec | None
+    name: ClassVar[str] = ""
+    Config: ClassVar[type[Preset]] = Preset
+    supervision: ClassVar[str] = "reward"
+    conditioners: Sequence[Any] = ()
+    teacher_weights: TeacherWeightsSpec | None = None
+    group_size: int | None = None
+
+    def __init__(self, config: Preset) -> None:
+        self.config = config
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """The stretches of training, in order; default one that calls :meth:`annotate`."""
+        return (Phase("train", self.annotate),)
 
     def annotate(self, batch: Batch, context: AnnotateContext) -> list[LossTerm]:
-        """Return the objective of this batch as data."""
+        """Return the objective of this batch as data; an empty list means no update."""
+        raise NotImplementedError
+
+    def accept_group(self, rows: Sequence[Trajectory]) -> bool:
+        """Whether a finished group is kept (dynamic sampling); discarded tokens are charged all the same."""
+        return True
 
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
-        """Raise :class:`sdgym.errors.ConfigError` for what cannot work, before the first rollout."""
+        """Raise :class:`sdgym.errors.ConfigError` for what cannot work, before the first rollout.
+
+        Args:
+            env: an instance of the environment.
+            settings: ``group_size``, ``tasks_per_step``, ``sampling`` … as resolved.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what must survive a restart (plain data and arrays); stateless methods return {}."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over :meth:`state_dict`."""
 
 
 def student_views(batch: Batch, index: int) -> list[ScoringView]:
