@@ -1,0 +1,193 @@
+"""What a conditioner is: from one row, its group and the batch to the teacher's view of the same tokens.
+
+A conditioner says *what* the teacher is told (:meth:`Conditioner.tell`). This module does the rest once:
+the frame, the slot budget, the controls P0–P3 (ARCHITECTURE §6) and the token-exact view.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from sdgym.algos.base import AnnotateContext, Batch
+from sdgym.algos.conditioning.frames import filler, section, with_block
+from sdgym.core import Message, ScoringView, Trajectory
+from sdgym.errors import ConfigError, UnknownNameError
+
+Control = Literal["none", "P0", "P1", "P2", "P3"]
+CONTROLS = ("none", "P0", "P1", "P2", "P3")
+Overflow = Literal["drop", "head", "tail"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """What the teacher is told about one row.
+
+    Attributes:
+        sections: ``(kind, text)`` pairs, kinds from :data:`sdgym.algos.conditioning.frames.KINDS`.
+        source: where it came from, for reports ("reference", "row 12", …).
+    """
+
+    sections: tuple[tuple[str, str], ...]
+    source: str
+
+
+class Conditioner:
+    """Base of all conditioners.
+
+    Args:
+        control: ``none`` is the real text. ``P0``: the same rows, but the teacher reads the student's own
+            prompt. ``P1``: filler of the same length in the same frame. ``P2``: the text of another row
+            of the same level and outcome with another answer (rows without a partner drop out).
+            ``P3``: only whether the attempt succeeded.
+        paraphrase: which wording of the frame.
+        pool: ``trained`` or ``heldout`` wordings.
+        slot_tokens: longest privileged text, in tokens; None means what the context leaves.
+        overflow: what happens to a longer text: the row drops out, or its ``head`` / ``tail`` is kept.
+            The frame and the generation marker are never cut.
+
+    Raises:
+        UnknownNameError: an unknown control.
+    """
+
+    kind: ClassVar[str] = ""
+    needs: ClassVar[str] = "reward"
+
+    def __init__(
+        self,
+        control: Control = "none",
+        paraphrase: int = 0,
+        pool: str = "trained",
+        slot_tokens: int | None = None,
+        overflow: Overflow = "drop",
+    ) -> None:
+        if control not in CONTROLS:
+            raise UnknownNameError("control", str(control), CONTROLS)
+        if overflow not in ("drop", "head", "tail"):
+            raise ConfigError(f"overflow must be drop, head or tail, not {overflow!r}")
+        self.control, self.paraphrase, self.pool = control, paraphrase, pool
+        self.slot_tokens, self.overflow = slot_tokens, overflow
+
+    def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
+        """Return what the teacher of row ``index`` is told, or None if there is nothing to say."""
+        raise NotImplementedError
+
+    def views(self, batch: Batch, context: AnnotateContext) -> list[list[ScoringView] | None]:
+        """Return the teacher's views, per row one for each segment, or None for an unusable row.
+
+        A view scores exactly the row's sampled tokens; only the prefix differs from the student's.
+        """
+        told: list[Told | None] = [None] * len(batch.rows)
+        for group in batch.groups:
+            for i in group:
+                if batch.rows[i].usable:
+                    told[i] = self.tell(i, batch, group)
+        if self.control == "P2":
+            told = derange(batch, told, context.rng)
+        return [self._views_of(i, batch.rows[i], t, context) if t is not None else None for i, t in enumerate(told)]
+
+    def _sections(self, row: Trajectory, told: Told, context: AnnotateContext) -> list[str]:
+        if self.control == "P0":
+            return []
+        if self.control == "P3":
+            return [section("outcome", outcome_word(row), self.paraphrase, self.pool)]
+
+        def measure(text: str) -> int:
+            return len(context.chat.encode_text(text))
+
+        return [
+            section(kind, filler(context.rng, measure(text), measure) if self.control == "P1" else text, self.paraphrase, self.pool)
+            for kind, text in told.sections
+        ]
+
+    def _views_of(self, index: int, row: Trajectory, told: Told, context: AnnotateContext) -> list[ScoringView] | None:
+        told, cut = self._fit_slot(told, context)
+        sections = self._sections(row, told, context)
+        views, start = [], 0
+        for number, segment in enumerate(row.segments):
+            messages = with_block(row.task.messages, sections, pool=self.pool) + history_before(row, number)
+            prefix = context.chat.prompt_ids(messages)
+            tokens = segment.ids[segment.prompt_length :]
+            if len(prefix) + len(tokens) > context.max_context:
+                return None
+            mask = segment.action_mask[segment.prompt_length :]
+            count = int(mask.sum())
+            views.append(
+                ScoringView(
+                    row=index,
+                    prefix_ids=prefix,
+                    token_ids=tokens,
+                    loss_mask=mask,
+                    index_map=np.arange(start, start + count, dtype=np.int64),
+                    weights="teacher",
+                    grad=False,
+                    kind=self.kind if self.control == "none" else f"{self.kind}/{self.control}",
+                    source=told.source,
+                    truncated=cut,
+                )
+            )
+            start += count
+        return views
+
+    def _fit_slot(self, told: Told, context: AnnotateContext) -> tuple[Told, bool]:
+        """Cut each text to the slot's budget by words from its head or tail; ``drop`` leaves it whole."""
+        if self.slot_tokens is None or self.overflow == "drop":
+            return told, False
+        cut, sections = False, []
+        for kind, text in told.sections:
+            words = text.split(" ")
+            while len(words) > 1 and len(context.chat.encode_text(" ".join(words))) > self.slot_tokens:
+                words = words[:-1] if self.overflow == "head" else words[1:]
+                cut = True
+            sections.append((kind, " ".join(words)))
+        return dataclasses.replace(told, sections=tuple(sections)), cut
+
+
+def outcome_word(row: Trajectory) -> str:
+    """Return the one bit that P3 and the outcome conditioner may say."""
+    return "correct" if row.success else "wrong"
+
+
+def history_before(row: Trajectory, segment_number: int) -> list[Message]:
+    """Return the chat between the task and the first turn of a later segment."""
+    if segment_number == 0:
+        return []
+    first = row.segments[segment_number].spans[0].turn
+    messages: list[Message] = []
+    for turn in range(first):
+        messages.append({"role": "assistant", "content": row.actions[turn]})
+        messages.append({"role": "user", "content": row.observations[turn + 1]})
+    return messages
+
+
+def derange(batch: Batch, told: Sequence[Told | None], rng: np.random.Generator) -> list[Told | None]:
+    """Give each row the text of a row of another task: same level and outcome, never an equal answer (P2).
+
+    Rows of the same group get the text of the same partner where possible, as a real reference would be
+    shared. Rows without an eligible partner drop out.
+    """
+    rows = batch.rows
+    order = rng.permutation(len(rows))
+    out: list[Told | None] = [None] * len(rows)
+    for i, mine in enumerate(told):
+        if mine is None:
+            continue
+        for j in order:
+            theirs = told[j]
+            if theirs is not None and _partner(rows[i], rows[int(j)]) and len(theirs.sections) == len(mine.sections):
+                out[i] = dataclasses.replace(theirs, source=f"mismatched: {theirs.source}")
+                break
+    return out
+
+
+def _partner(a: Trajectory, b: Trajectory) -> bool:
+    different = a.task.task_id != b.task.task_id and a.task.privileged.get("answer") != b.task.privileged.get("answer")
+    return different and a.task.meta.get("level") == b.task.meta.get("level") and a.success == b.success
+
+
+def peers(index: int, batch: Batch, group: Sequence[int], *, exclude_self: bool) -> list[int]:
+    """Return the successful rows of the group, in order, without ``index`` itself if asked (SDPO §4c)."""
+    return [j for j in group if batch.rows[j].usable and batch.rows[j].success and not (exclude_self and j == index)]

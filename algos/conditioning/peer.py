@@ -1,0 +1,76 @@
+"""The teacher reads a success of the same group, feedback on this row's own attempt, or both (SDPO §4b)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sdgym.algos.base import Batch
+from sdgym.algos.conditioning.base import Conditioner, Told, peers
+from sdgym.algos.conditioning.frames import attempt_text, feedback_text
+
+
+class Peer(Conditioner):
+    """The first successful attempt of the group.
+
+    Args:
+        exclude_self: a success is never its own demonstration (SDPO's scripts; the caption of its Table 2
+            says otherwise).
+        strip_think: remove closed think blocks from the demonstration.
+        **settings: see :class:`sdgym.algos.conditioning.base.Conditioner`.
+    """
+
+    kind = "peer"
+
+    def __init__(self, exclude_self: bool = True, strip_think: bool = True, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.exclude_self, self.strip_think = exclude_self, strip_think
+
+    def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
+        """Return the demonstration, or None if no other row succeeded."""
+        found = peers(index, batch, group, exclude_self=self.exclude_self)
+        if not found:
+            return None
+        return Told((("peer", attempt_text(batch.rows[found[0]].actions, self.strip_think)),), f"row {found[0]}")
+
+
+class FeedbackOnly(Conditioner):
+    """What the environment said about this row's own attempt; successes have none."""
+
+    kind = "feedback"
+    needs = "feedback"
+
+    def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
+        """Return the feedback, or None where nothing was said or the attempt succeeded."""
+        row = batch.rows[index]
+        text = "" if row.success else feedback_text(row.feedback)
+        return Told((("feedback", text),), f"row {index}") if text else None
+
+
+class PeerFeedback(Conditioner):
+    """A peer's success and the feedback on one's own failure.
+
+    Args:
+        only_without_solution: use feedback only where there is no successful peer (SDPO's scripts).
+        exclude_self, strip_think: see :class:`Peer`.
+        **settings: see :class:`sdgym.algos.conditioning.base.Conditioner`.
+    """
+
+    kind = "peer+feedback"
+    needs = "feedback"
+
+    def __init__(self, only_without_solution: bool = True, exclude_self: bool = True, strip_think: bool = True, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.only_without_solution = only_without_solution
+        self._peer = Peer(exclude_self, strip_think)
+        self._feedback = FeedbackOnly()
+
+    def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
+        """Return one section or two, or None (the gating table of algorithms-core §4c)."""
+        peer = self._peer.tell(index, batch, group)
+        feedback = self._feedback.tell(index, batch, group)
+        if peer is not None and (feedback is None or self.only_without_solution):
+            return peer
+        if peer is None or feedback is None:
+            return feedback
+        return Told((*peer.sections, *feedback.sections), f"{peer.source}, {feedback.source}")

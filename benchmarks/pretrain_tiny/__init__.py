@@ -1,0 +1,1 @@
+"""Pre-training of the embedded policies: a novice's posterior under every kind of information (ARCHITECTURE §6)."""
