@@ -1,0 +1,1 @@
+"""Procedural mathematics problems with worked solutions, and local data sets, graded exactly."""
