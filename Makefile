@@ -1,0 +1,54 @@
+# Every target sets up .venv first; a second run installs nothing.
+#   make install     set-up alone
+#   make demo        train and compare on the embedded policy (10 minutes), ends with an HTML report
+#   make test        fast tests (no root, no system packages)
+#   make check       lint, format, types, layers
+#   make test-full   long lanes, restartable; writes runs/test-full/result.json
+# Variables: PYTHON (interpreter for .venv), VENV (where), LANES (pytest marker expression).
+
+PYTHON ?= python3
+VENV ?= .venv
+LANES ?= not slow and not system
+BIN := $(VENV)/bin
+# The stamp's name holds what the installation depends on, the folder included (an editable install points to it).
+STAMP := $(VENV)/.installed-$(shell { cat pyproject.toml constraints.txt; pwd; } | cksum | tr ' ' '-')
+
+# Idle OpenMP threads that spin slow everything down on a small machine; must be set before torch is loaded.
+export OMP_WAIT_POLICY ?= PASSIVE
+export GOMP_SPINCOUNT ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check test-full clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+install: $(STAMP)
+
+$(STAMP):
+	@command -v $(PYTHON) >/dev/null || { echo "'$(PYTHON)' is not installed: install Python 3.11 or newer, or name one with 'make install PYTHON=python3.12'." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "sdgym needs Python 3.11 or newer and '$(PYTHON)' is $$($(PYTHON) -c 'import platform; print(platform.python_version())'): name a newer one with 'make install PYTHON=python3.12'." >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' cannot make virtual environments: install its venv module (on Debian and Ubuntu 'sudo apt-get install python3-venv')." >&2; exit 2; }
+	@test -d sdgym/envs/ || { echo "sdgym/envs is not a link to a folder: run 'git config core.symlinks true && git checkout -- sdgym' (on Windows, inside WSL2)." >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/sdgym compare quick
+
+test: $(STAMP)
+	$(BIN)/pytest -m "$(LANES)"
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-full: $(STAMP)
+	$(BIN)/python tests/run_full.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info runs
