@@ -55,8 +55,13 @@ class TokenLoss(Protocol):
         scope: ``token``: returns ``[S]``; ``sequence``: returns ``[R]``, averaged over items.
     """
 
-    needs: Need
-    scope: Literal["token", "sequence"]
+    @property
+    def needs(self) -> Need:
+        """What the learner must provide."""
+
+    @property
+    def scope(self) -> Literal["token", "sequence"]:
+        """Whether a call returns a value per token or per item."""
 
     def token_features(self, student_logits: Tensor, reference_logits: Tensor, token_ids: Tensor) -> dict[str, Tensor]:
         """Reduce a chunk of logits ``[C, V]`` (and ``[M, C, V]``), already divided by the loss temperature, to ``[C]`` tensors."""
@@ -99,7 +104,7 @@ def aggregate(
         A scalar attached to the graph; exactly 0 for an empty mask.
     """
     mask = (weight != 0).to(values.dtype)
-    weighted = torch.where(weight != 0, values * weight, values * 0)
+    weighted = values.masked_fill(weight == 0, 0.0) * weight  # a masked inf or NaN reaches neither value nor gradient
     total = weighted.sum()
     if mode in ("token_mean_global", "token_mean_micro"):
         count = denominator if denominator is not None and mode == "token_mean_global" else mask.sum()

@@ -1,0 +1,152 @@
+"""Distillation losses: a divergence, a support, and what happens off it, off-policy and at the extremes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from sdgym.algos.losses import divergence as d
+from sdgym.algos.losses.base import RolloutCorrection, SampledLoss, ratio, rollout_factor
+from sdgym.algos.losses.policy_gradient import KLEstimator, reference_kl
+from sdgym.core import Need
+from sdgym.errors import ConfigError
+from sdgym.objective import LossInputs
+
+Importance = Literal["none", "capped", "differentiable"]
+Estimator = Literal["surrogate", "k2", "k3"]
+
+
+def sampled_surrogate(log_ratio: Tensor, logprobs: Tensor) -> Tensor:
+    """sg[ℓ]·log S(y), any shape (OPSD's sampled loss; SDPO with ``full_logit_distillation=False``).
+
+    ℓ = log S(y) − log T(y). Its expected gradient on-policy is that of the reverse KL; its value means nothing.
+    """
+    return log_ratio.detach() * logprobs
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillLoss:
+    """Pull the student towards ``references[0]`` token by token.
+
+    Attributes:
+        divergence: ``forward_kl``, ``reverse_kl``, ``jensen_shannon`` or ``mixed``.
+        alpha: α of ``jensen_shannon``. forward_weight: w of ``mixed``.
+        support: ``full``; ``student_topk`` / ``teacher_topk``: the K likeliest tokens of the current student /
+            the teacher; ``sampled``: the sampled token alone (reverse KL only).
+        top_k: K. residual: see :func:`sdgym.algos.losses.divergence.apply_residual`.
+        pointwise_clip: bound on each vocabulary entry, before the sum. token_clip: bound on the sum.
+        estimator: of the sampled form: ``surrogate`` (SDPO, OPSD), ``k2``, ``k3`` (Skill-SD).
+        importance: ``capped``: × min(sg[π_θ/π_old], importance_cap) (SDPO). ``differentiable``: × π_θ/π_old with
+            gradient, sampled k3 only: ∇(ρ·k3) = ρ·ℓ·∇log π_θ (Skill-SD Eq. 12).
+        rollout_correction, rollout_cap: see :func:`sdgym.algos.losses.base.rollout_factor`.
+
+    Raises:
+        ConfigError: a combination that no estimator has.
+    """
+
+    divergence: d.Divergence = "reverse_kl"
+    alpha: float = 0.5
+    forward_weight: float = 0.5
+    support: Need = "student_topk"
+    top_k: int = 100
+    residual: d.Residual = "tail"
+    pointwise_clip: float | None = None
+    token_clip: float | None = None
+    estimator: Estimator = "surrogate"
+    importance: Importance = "none"
+    importance_cap: float = 2.0
+    rollout_correction: RolloutCorrection = "none"
+    rollout_cap: float = 2.0
+    scope: ClassVar[Literal["token"]] = "token"
+
+    def __post_init__(self) -> None:
+        if self.support == "sampled" and self.divergence != "reverse_kl":
+            raise ConfigError(f"support=sampled estimates reverse_kl only, not {self.divergence}: choose another support or reverse_kl")
+        if self.divergence == "jensen_shannon" and not 0 < self.alpha < 1:
+            raise ConfigError(f"jensen_shannon needs 0 < alpha < 1, not {self.alpha}: use forward_kl or reverse_kl for the ends")
+        if self.importance == "differentiable" and (self.support, self.estimator) != ("sampled", "k3"):
+            raise ConfigError("importance=differentiable belongs to support=sampled with estimator=k3 (its gradient is the reverse KL's)")
+        if self.top_k < 1:
+            raise ConfigError(f"top_k must be at least 1, not {self.top_k}")
+        if self.residual in ("none", "teacher_renorm") and self.support in ("student_topk", "teacher_topk"):
+            allowed = ("forward_kl",) if self.residual == "teacher_renorm" else ("forward_kl", "reverse_kl")
+            if self.divergence not in allowed:
+                raise ConfigError(f"residual={self.residual} is defined for {' and '.join(allowed)} only: use residual=tail")
+
+    @property
+    def needs(self) -> Need:
+        """The support is what the learner must provide."""
+        return self.support
+
+    def token_features(self, student_logits: Tensor, reference_logits: Tensor, token_ids: Tensor) -> dict[str, Tensor]:
+        """Reduce logits ``[C, V]`` and ``[1, C, V]`` to ``divergence [C]`` (with gradient) and detached metrics ``[C]``."""
+        teacher_logits = reference_logits[0].detach()
+        features = {"teacher_entropy": d.entropy(teacher_logits)}
+        if self.support == "full":
+            student, teacher = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
+        else:
+            scores = student_logits.detach() if self.support == "student_topk" else teacher_logits
+            ids = scores.topk(min(self.top_k, scores.shape[-1]), -1).indices
+            student, teacher = d.gather_support(student_logits, teacher_logits, ids)
+            features["captured_mass"] = student.detach().logsumexp(-1).exp()
+            features["teacher_captured_mass"] = teacher.logsumexp(-1).exp()
+            student, teacher = d.apply_residual(student, teacher, self.residual)
+        return {"divergence": self._diverge(student, teacher), **features}
+
+    def _diverge(self, student: Tensor, teacher: Tensor) -> Tensor:
+        clip = self.pointwise_clip
+        if self.divergence == "forward_kl":
+            return d.forward_kl(student, teacher, clip)
+        if self.divergence == "jensen_shannon":
+            return d.jensen_shannon(student, teacher, self.alpha, clip)
+        if self.divergence == "mixed":
+            return d.mixed(student, teacher, self.forward_weight, clip)
+        truncated = self.residual == "none" and self.support != "full"
+        return (d.reverse_kl_fixed_coefficient if truncated else d.reverse_kl)(student, teacher, clip)
+
+    def __call__(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss ``[S]`` and the metrics ``divergence`` (k3 if sampled), ``lift`` (log T(y)/S(y)) and those of the support, ``[S]``."""
+        log_ratio = inputs.logprobs - inputs.reference_logprobs[0]
+        values = self._sampled(inputs, log_ratio) if self.support == "sampled" else inputs.features["divergence"]
+        metrics = {k: v.detach() for k, v in inputs.features.items()}
+        metrics.setdefault("divergence", reference_kl(log_ratio.detach(), "k3"))
+        metrics["lift"] = -log_ratio.detach()
+        if self.token_clip is not None:
+            values = values.clamp(max=self.token_clip)
+        if self.importance == "capped":
+            metrics["importance"] = ratio((inputs.logprobs - inputs.old_logprobs).detach()).clamp(max=self.importance_cap)
+            values = values * metrics["importance"]
+        return values * rollout_factor(inputs, self.rollout_correction, self.rollout_cap), metrics
+
+    def _sampled(self, inputs: LossInputs, log_ratio: Tensor) -> Tensor:
+        if self.estimator == "surrogate":
+            return sampled_surrogate(log_ratio, inputs.logprobs)
+        kind: KLEstimator = self.estimator
+        if self.importance == "differentiable":
+            w = ratio(inputs.logprobs - inputs.old_logprobs)
+            return reference_kl(log_ratio, kind, "ratio", w, inputs.logprobs)
+        return reference_kl(log_ratio, kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class SharpenLoss(SampledLoss):
+    """KL(sg S_τ ‖ S) with S_τ ∝ S^{1/τ}: the student is its own colder teacher. No reference view.
+
+    Attributes:
+        temperature: τ < 1, relative to the loss temperature.
+    """
+
+    temperature: float = 0.5
+    needs: ClassVar[Need] = "full"
+    scope: ClassVar[Literal["token"]] = "token"
+
+    def token_features(self, student_logits: Tensor, reference_logits: Tensor, token_ids: Tensor) -> dict[str, Tensor]:
+        """Reduce logits ``[C, V]`` to ``divergence [C]``; ``reference_logits`` is ignored."""
+        target = (student_logits.detach() / self.temperature).log_softmax(-1)
+        return {"divergence": d.forward_kl(student_logits.log_softmax(-1), target)}
+
+    def __call__(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss ``[S]`` and the metric ``divergence [S]``."""
+        return inputs.features["divergence"], {"divergence": inputs.features["divergence"].detach()}
