@@ -125,7 +125,7 @@ class TextEnv(gymnasium.Env[str, str]):
         UnknownNameError: an unknown level or split.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}  # type: ignore[misc]
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
     env_id: ClassVar[str] = ""
     system_prompt: ClassVar[str] = ""
     tools: ClassVar[Sequence[dict[str, Any]] | None] = None
