@@ -1,0 +1,302 @@
+"""The typed configuration tree of a run: defaults, YAML files, ``key=value`` overrides, resolved dump.
+
+Every key is checked: an unknown one is refused with the nearest match, a wrong value with one sentence.
+Two sections are open, because what they hold is checked by its owner: whatever stands beside ``algo.name``
+is an override of the algorithm's preset, and whatever stands beside ``env.id`` goes to the environment.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import pydantic
+import yaml
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+
+from sdgym.errors import ConfigError, suggest
+
+
+class Section(pydantic.BaseModel):
+    """Base of every section: frozen, unknown keys refused."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+
+class AlgoConfig(Section):
+    """Which algorithm, and what differs from its preset."""
+
+    name: str = "grpo"
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        return _gather(value, "name", "overrides")
+
+
+class EnvConfig(Section):
+    """Which environment, and the keyword arguments it is made with (``level``, ``data`` …)."""
+
+    id: str = "sdgym/Math-v0"
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _gather(cls, value: Any) -> Any:
+        return _gather(value, "id", "kwargs")
+
+
+def _gather(value: Any, main: str, rest: str) -> Any:
+    """Turn ``"name"`` into a mapping and move the keys beside ``main`` into ``rest``."""
+    if isinstance(value, str):
+        return {main: value}
+    if not isinstance(value, Mapping):
+        return value
+    own = {k: v for k, v in value.items() if k in (main, rest)}
+    beside = {k: v for k, v in value.items() if k not in (main, rest)}
+    return {**own, rest: {**(own.get(rest) or {}), **beside}}
+
+
+class SamplingConfig(Section):
+    """How tokens are drawn during training (see :class:`sdgym.generation.base.SamplingParams`).
+
+    Attributes:
+        max_tokens: limit per turn; None takes the environment's own limit for its level.
+    """
+
+    temperature: float = Field(1.0, ge=0.0, le=10.0)
+    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    top_k: NonNegativeInt = 0
+    min_p: float = Field(0.0, ge=0.0, le=1.0)
+    max_tokens: PositiveInt | None = None
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule. The defaults suit the embedded policies (~1 M parameters).
+
+    Attributes:
+        warmup: optimizer updates of linear warm-up.
+        schedule: factor on ``lr`` after the warm-up, over the run's steps: ``constant``, ``linear`` to 0
+            or half a ``cosine`` to 0.
+        grad_clip: largest global gradient norm; 0 turns clipping off.
+    """
+
+    lr: float = Field(5e-4, gt=0.0)
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = Field(1e-8, gt=0.0)
+    weight_decay: NonNegativeFloat = 0.0
+    warmup: NonNegativeInt = 5
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    grad_clip: NonNegativeFloat = 1.0
+
+
+class UpdateConfig(Section):
+    """How a batch is pushed through the model; none of it changes the objective.
+
+    Attributes:
+        micro_tokens: tokens per forward pass (shared prefixes count once).
+        logit_elements: largest [tokens, vocabulary] block of logits kept for the backward pass; above it
+            the head runs in chunks that are recomputed.
+        temperature: divides every logit in a loss; None takes the sampling temperature.
+    """
+
+    micro_tokens: PositiveInt = 8192
+    logit_elements: PositiveInt = 1 << 24
+    temperature: float | None = Field(None, gt=0.0)
+
+
+class EvalConfig(Section):
+    """Evaluation on ``val`` during the run and at its end, on ``test`` at the end.
+
+    Attributes:
+        every: steps between evaluations; 0 leaves only step 0 and the end.
+        tasks: tasks of ``val`` (the same at every evaluation and for every run with this ``seed``).
+        samples: rollouts per task at ``temperature``, beside one greedy rollout.
+        test_tasks: tasks of ``test`` at the end; 0 skips it.
+        seed: of tasks and sampling noise, separate from the run's seed so that runs are paired.
+    """
+
+    every: NonNegativeInt = 25
+    tasks: PositiveInt = 128
+    samples: PositiveInt = 4
+    split: Literal["val", "test", "heldout", "train"] = "val"
+    temperature: float = Field(1.0, gt=0.0)
+    test_tasks: NonNegativeInt = 128
+    seed: NonNegativeInt = 0
+
+
+class CheckpointConfig(Section):
+    """When checkpoints are written.
+
+    Attributes:
+        every: steps between checkpoints; 0 leaves only the one at the end or on a signal.
+        keep: how many are kept.
+    """
+
+    every: NonNegativeInt = 25
+    keep: PositiveInt = 2
+
+
+class LogConfig(Section):
+    """What the run folder holds besides metrics.
+
+    Attributes:
+        trajectories_every: steps between saved rollout batches; 0 saves none.
+        trackers: experiment trackers by their name in Accelerate ("tensorboard", "wandb" …).
+    """
+
+    trajectories_every: NonNegativeInt = 1
+    trackers: tuple[str, ...] = ()
+
+
+class RunConfig(Section):
+    """Everything that decides a run.
+
+    Attributes:
+        model: ``tiny`` or another embedded policy, a Hugging Face id, or a path.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        dtype: ``bfloat16`` computes in bf16 with float32 weights.
+        threads: CPU threads of this run.
+        steps: rollout batches.
+        tasks_per_step, group_size: P and G. ``group_size`` None takes the algorithm's own, else 8.
+        max_resamples: further batches of tasks drawn per step while an algorithm rejects groups.
+        scheduler: ``deterministic`` is the only one that promises equal bits.
+        max_live: episodes in flight at once (environments kept alive, slots of the sampler).
+    """
+
+    algo: AlgoConfig = AlgoConfig()
+    env: EnvConfig = EnvConfig()
+    model: str = "tiny"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    threads: PositiveInt = 1
+    seed: NonNegativeInt = 0
+    steps: PositiveInt = 100
+    tasks_per_step: PositiveInt = 32
+    group_size: PositiveInt | None = None
+    max_resamples: NonNegativeInt = 3
+    scheduler: Literal["deterministic"] = "deterministic"
+    max_live: PositiveInt = 256
+    sampling: SamplingConfig = SamplingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    update: UpdateConfig = UpdateConfig()
+    eval: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    log: LogConfig = LogConfig()
+
+
+def make_config(settings: Mapping[str, Any] | None = None) -> RunConfig:
+    """Check plain data and return the config. Raises :class:`ConfigError` with one sentence."""
+    try:
+        return RunConfig.model_validate(dict(settings or {}))
+    except pydantic.ValidationError as error:
+        raise ConfigError(explain(error, RunConfig)) from None
+
+
+def resolve_config(files: Sequence[str | pathlib.Path] = (), sets: Sequence[str] = (), **flags: Any) -> RunConfig:
+    """Merge YAML files, then ``flags`` that are not None, then ``key=value`` strings; later ones win.
+
+    Args:
+        files: YAML files, each a mapping.
+        sets: dotted overrides such as ``optimizer.lr=1e-3``; the value is parsed as YAML.
+        **flags: dotted keys are written with ``__``: ``env__id="sdgym/Math-v0"``.
+    """
+    tree: dict[str, Any] = {}
+    for file in files:
+        tree = merge(tree, read_yaml(file))
+    for key, value in flags.items():
+        if value is not None:
+            tree = merge(tree, nest(key.split("__"), value))
+    for text in sets:
+        tree = merge(tree, parse_set(text))
+    return make_config(tree)
+
+
+def parse_set(text: str) -> dict[str, Any]:
+    """Turn ``a.b=value`` into ``{"a": {"b": value}}``. Raises :class:`ConfigError` if it is not of that form."""
+    key, sign, value = text.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not sign or not all(parts):
+        raise ConfigError(f"--set takes key=value with dots between sections (for example optimizer.lr=1e-3), got {text!r}")
+    try:
+        return nest(parts, yaml.safe_load(value))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the value of {key.strip()!r} is not YAML: {value!r} ({_first_line(error)})") from None
+
+
+def nest(parts: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return ``{parts[0]: {parts[1]: … value}}``."""
+    tree: Any = value
+    for part in reversed(parts):
+        tree = {part: tree}
+    return tree  # type: ignore[no-any-return]
+
+
+def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``base`` updated by ``top``, mappings merged key by key.
+
+    ``algo: name`` in one and ``algo: {…}`` in the other refer to the same section.
+    """
+    out = dict(base)
+    for key, value in top.items():
+        old = out.get(key)
+        main = {"algo": "name", "env": "id"}.get(key)
+        if main and isinstance(old, str) and isinstance(value, Mapping):
+            old = {main: old}
+        if main and isinstance(value, str) and isinstance(old, Mapping):
+            value = {main: value}
+        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises :class:`ConfigError` if there is no such file or it holds something else."""
+    try:
+        tree = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the config file {str(path)!r} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"the config file {str(path)!r} is not valid YAML: {_first_line(error)}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"the config file {str(path)!r} must hold a mapping of sections, it holds a {type(tree).__name__}")
+    return tree
+
+
+def dump_config(config: RunConfig) -> str:
+    """Return the resolved config as YAML; :func:`make_config` of it gives an equal config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def differences(a: Any, b: Any, path: str = "") -> Iterable[str]:
+    """Yield ``key: old != new`` for every leaf where two dumped configs differ."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in sorted({*a, *b}, key=str):
+            yield from differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
+    elif a != b:
+        yield f"{path}: {a!r} != {b!r}"
+
+
+def explain(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> str:
+    """Return one sentence for the first problem of a validation error, with the nearest key for an unknown one."""
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        return f"there is no setting {key!r}{suggest(location[-1], _fields_at(root, location[:-1]))}"
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ").lstrip()
+    return f"the setting {key!r} {reason}, got {first['input']!r}"
+
+
+def _fields_at(model: Any, path: Sequence[str]) -> Iterable[str]:
+    for part in path:
+        field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
+        model = field.annotation if field is not None else None
+    return list(model.model_fields) if hasattr(model, "model_fields") else []
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

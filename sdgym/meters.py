@@ -1,0 +1,99 @@
+"""Metrics of one batch of updates, gathered from micro-batches as token-weighted means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdgym.core import LossItem, LossTerm, Trajectory
+from sdgym.objective import LossInputs
+
+NAMES = {
+    "clip_frac": "train/clip_frac",
+    "divergence": "teacher/divergence",
+    "lift": "teacher/lift",
+    "captured_mass": "teacher/captured_mass",
+    "teacher_captured_mass": "teacher/own_captured_mass",
+    "teacher_entropy": "teacher/entropy",
+}
+"""Metrics of losses that have a place in the run's schema; any other is ``loss/<term>/<name>``."""
+
+
+class Meters:
+    """Running sums for :meth:`summary`."""
+
+    def __init__(self, terms: Sequence[LossTerm]) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, float] = {}
+        self._losses: dict[str, float] = {}
+        self._divergence: list[np.ndarray] = []
+        self._steps = 0
+        self._teacher(terms)
+
+    def _teacher(self, terms: Sequence[LossTerm]) -> None:
+        views = [(item.view.row, view) for term in terms for item in term.items for view in item.references if view.weights == "teacher"]
+        if views:
+            self.mean("teacher/truncated", sum(view.truncated for _, view in views), len(views))
+        self.teacher_rows = len({row for row, _ in views})
+
+    def mean(self, name: str, total: float, count: float) -> None:
+        """Add ``total`` over ``count`` observations to a mean."""
+        self._sums[name] = self._sums.get(name, 0.0) + total
+        self._counts[name] = self._counts.get(name, 0.0) + count
+
+    def loss(self, term: LossTerm, value: Tensor) -> None:
+        """Add a micro-batch's share of a term's value (coefficient not included)."""
+        self._losses[term.name] = self._losses.get(term.name, 0.0) + float(value.detach())
+
+    def tokens(self, term: LossTerm, metrics: Mapping[str, Tensor], inputs: LossInputs, entropy: Tensor) -> None:
+        """Add what a loss reports: per-token tensors over unmasked tokens, scalars per item."""
+        mask = inputs.weight != 0
+        count = int(mask.sum())
+        self.mean("train/entropy", float(entropy[mask].sum()), count)
+        for name, value in metrics.items():
+            known = NAMES.get(name) if inputs.reference_logprobs.shape[0] or not name.startswith("div") else None
+            key = known or f"loss/{term.name}/{name}"
+            if value.ndim == 0:
+                self.mean(key, float(value) * inputs.num_items, inputs.num_items)
+            else:
+                self.mean(key, float(value[mask].sum()), count)
+            if key == "teacher/divergence":
+                self._divergence.append(value[mask].detach().float().cpu().numpy())
+
+    def gap(self, items: Sequence[LossItem], logprobs: Sequence[Tensor], rows: Sequence[Trajectory]) -> None:
+        """Compare the trainer's log-probs with the sampler's; only before the first step of a batch."""
+        if self._steps or not rows:
+            return
+        recorded, own = [], []
+        for item, mine in zip(items, logprobs, strict=True):
+            found = item.view.index_map >= 0
+            if item.view.provenance == "sampled" and item.view.weights == "policy" and found.all():
+                recorded.append(rows[item.view.row].action_logprobs()[item.view.index_map])
+                own.append(mine)
+        if own:
+            gap = np.abs(torch.cat(own).detach().float().cpu().numpy() - np.concatenate(recorded))
+            self.mean("train/logprob_gap", float(gap.sum()), gap.size)
+
+    def step(self, grad_norm: float, lr: float) -> None:
+        """Count one optimizer step."""
+        self._steps += 1
+        self.mean("train/grad_norm", grad_norm, 1)
+        self.mean("train/lr", lr, 1)
+
+    def drift(self, before: Tensor, after: Tensor) -> None:
+        """Record KL(before ‖ after) of an optimizer step on tokens sampled before it: mean of r − 1 − log r."""
+        log_ratio = after - before
+        self.mean("train/update_kl", float((torch.expm1(log_ratio) - log_ratio).sum()), len(before))
+
+    def summary(self, rows: int) -> dict[str, float]:
+        """Return the means; losses are averaged over optimizer steps, ``rows`` is N of the batch."""
+        out = {name: self._sums[name] / count for name, count in self._counts.items() if count}
+        out |= {f"loss/{name}": value / max(1, self._steps) for name, value in self._losses.items()}
+        if self._divergence:
+            out["teacher/divergence_p95"] = float(np.quantile(np.concatenate(self._divergence), 0.95))
+        if self.teacher_rows and rows:
+            out["teacher/usable"] = self.teacher_rows / rows
+        return {**out, "train/updates": float(self._steps)}

@@ -1,0 +1,382 @@
+"""The rollout driver: environments and a sampler played against each other in virtual time.
+
+Time is the sampler's tick (one decode step). Episodes are admitted in (group, member) order and continued
+in (group, member, turn) order; what an environment answers to the rows that finish at one tick is awaited
+before the next tick, so nothing that a policy reads depends on a wall clock. The one exception costs no
+determinism: after an episode's last possible turn nobody reads the answer, so its grading overlaps with
+the generation of other rows.
+
+Environments live in the driver's own event loop on its own thread; a notebook's running loop is not in
+the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import numpy as np
+
+from sdgym.chat import ChatFormat
+from sdgym.core import MASKED_OUTCOMES, Feedback, Message, Outcome, Segment, StopReason, Task, Trajectory, TurnSpan
+from sdgym.errors import DataError, EnvError, InfraError
+from sdgym.generation.base import Request, Sample, Sampler, SamplingParams
+from sdgym.ledger import Ledger
+from sdgym.seeding import derive
+
+Answer = tuple[str, float, bool, bool, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One batch of episodes.
+
+    Attributes:
+        stream: names the noise and the group ids ("train", "eval-greedy" …).
+        step: rollout step.
+        first_group: index of the first group (further batches of the same step continue the count).
+        policy_version: recorded on the rows.
+        evaluation: charge the ledger's evaluation counters instead of the training ones.
+    """
+
+    stream: str
+    step: int
+    first_group: int = 0
+    policy_version: int = 0
+    evaluation: bool = False
+
+
+class EventLoop:
+    """An asyncio loop on a daemon thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="sdgym-envs", daemon=True)
+        self._thread.start()
+
+    def start(self, coroutine: Coroutine[Any, Any, Any]) -> concurrent.futures.Future[Any]:
+        """Schedule a coroutine."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+    def close(self) -> None:
+        """Stop the loop and join its thread."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+
+class _Context:
+    """The tokens of one segment while it grows."""
+
+    def __init__(self, prompt: np.ndarray) -> None:
+        self.parts, self.masks, self.logprobs = [prompt], [np.zeros(len(prompt), bool)], [np.zeros(len(prompt), np.float32)]
+        self.prompt_length = self.length = len(prompt)
+        self.spans: list[TurnSpan] = []
+
+    def append(self, ids: np.ndarray, logprobs: np.ndarray | None, turn: int = -1) -> None:
+        """Add sampled tokens (with ``logprobs``) or observation tokens (without)."""
+        sampled = logprobs is not None
+        self.parts.append(ids)
+        self.masks.append(np.full(len(ids), sampled))
+        self.logprobs.append(logprobs.astype(np.float32) if logprobs is not None else np.zeros(len(ids), np.float32))
+        if sampled:
+            self.spans.append(TurnSpan(turn, self.length, self.length + len(ids)))
+        self.length += len(ids)
+
+    def segment(self) -> Segment:
+        """Return the finished segment."""
+        ids = np.concatenate(self.parts).astype(np.int64)
+        return Segment(ids, np.concatenate(self.masks), np.concatenate(self.logprobs), tuple(self.spans), self.prompt_length)
+
+
+@dataclasses.dataclass
+class _Episode:
+    """One row while it is played."""
+
+    order: tuple[int, int]
+    task: Task
+    env: Any
+    session: int
+    history: list[Message]
+    context: _Context
+    observation: str
+    closed: list[Segment] = dataclasses.field(default_factory=list)
+    observations: list[str] = dataclasses.field(default_factory=list)
+    actions: list[str] = dataclasses.field(default_factory=list)
+    rewards: list[float] = dataclasses.field(default_factory=list)
+    feedback: list[Feedback] = dataclasses.field(default_factory=list)
+    outcome: Outcome = Outcome.NONE
+    success: bool = False
+    stop: StopReason | None = None
+    error: str = ""
+    last_stop: str = ""
+    truncated_tokens: bool = False
+
+    @property
+    def turn(self) -> int:
+        return len(self.actions)
+
+    def fail(self, error: str) -> None:
+        """End the episode as a masked row."""
+        self.stop, self.error = StopReason.ERRORED, error
+
+
+class RolloutDriver:
+    """Plays tasks with a sampler and returns trajectories.
+
+    Args:
+        make_env: makes one environment instance; instances are reused through ``reset(options={"task": …})``.
+        chat: turns messages into token ids.
+        sampler: the generation back end; its weights are synchronised by the caller.
+        ledger: charged for every token and step.
+        seed: the run's seed, root of every row's noise.
+        max_live: episodes in flight at once.
+    """
+
+    def __init__(
+        self, make_env: Callable[[], Any], chat: ChatFormat, sampler: Sampler, ledger: Ledger, seed: int, max_live: int = 256
+    ) -> None:
+        self.make_env, self.chat, self.sampler, self.ledger = make_env, chat, sampler, ledger
+        self.seed, self.max_live = seed, max_live
+        self._loop = EventLoop()
+        self._free: list[Any] = []
+        self._next_id = 0
+
+    def close(self) -> None:
+        """Close the environments and stop the event loop."""
+        for env in self._free:
+            env.close()
+        self._free.clear()
+        self._loop.close()
+
+    def __enter__(self) -> RolloutDriver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ---- the batch ------------------------------------------------------------------------------
+
+    def collect(self, tasks: Sequence[Task], group_size: int, sampling: SamplingParams, job: Job) -> list[Trajectory]:
+        """Play every task ``group_size`` times.
+
+        Returns:
+            ``len(tasks) · group_size`` rows in (group, member) order.
+
+        Raises:
+            EnvError: an environment broke its contract.
+            DataError: no prompt fits the model's context.
+        """
+        waiting = deque((g, m) for g in range(len(tasks)) for m in range(group_size))
+        live: dict[int, _Episode] = {}
+        done: dict[tuple[int, int], _Episode] = {}
+        grading: list[tuple[_Episode, concurrent.futures.Future[Answer]]] = []
+        while waiting or live:
+            while waiting and len(live) < self.max_live:
+                g, m = waiting.popleft()
+                episode = self._begin((g, m), tasks[g], sampling)
+                if episode.stop is None:
+                    live[self._submit(episode, episode.context.parts[0], sampling, job)] = episode
+                else:
+                    done[episode.order] = episode
+            finished = [(live.pop(sample.request_id), sample) for sample in self.sampler.tick()] if live else []
+            self._advance(sorted(finished, key=lambda pair: pair[0].order), live, done, grading, sampling, job)
+        for episode, future in grading:
+            self._digest(episode, future.result())
+            self._retire(episode, done)
+        rows = [self._trajectory(done[key], sampling, job) for key in sorted(done)]
+        self._charge(rows, job)
+        if rows and all(row.error == "prompt_too_long" for row in rows):
+            raise DataError(
+                f"no task fits the model: the prompts need up to {max(len(s.ids) for r in rows for s in r.segments)} tokens "
+                f"and the context holds {self.sampler.context_limit}; take a lower level or another model"
+            )
+        return rows
+
+    def _begin(self, order: tuple[int, int], task: Task, sampling: SamplingParams) -> _Episode:
+        env = self._free.pop() if self._free else self.make_env()
+        observation, info = env.reset(options={"task": task})
+        history: list[Message] = [dict(m) for m in info["messages"]]  # type: ignore[misc]
+        prompt = np.asarray(self.chat.prompt_ids(history), np.int64)
+        episode = _Episode(order, task, env, self._new_id(), history, _Context(prompt), observation)
+        if len(prompt) >= self.sampler.context_limit:
+            episode.fail("prompt_too_long")
+            self._free.append(env)
+        return episode
+
+    def _submit(self, episode: _Episode, new_ids: np.ndarray, sampling: SamplingParams, job: Job) -> int:
+        group, member = episode.order
+        key = derive(self.seed, job.stream, job.step, job.first_group + group, member, episode.turn)
+        request = self._new_id()
+        keep = not self._is_last_turn(episode)
+        self.sampler.submit(Request(request, episode.session, new_ids, key, sampling, keep))
+        if job.evaluation:
+            self.ledger.eval_prompt_tokens += len(new_ids)
+        else:
+            self.ledger.prompt_tokens += len(new_ids)
+        return request
+
+    def _advance(
+        self,
+        finished: Sequence[tuple[_Episode, Sample]],
+        live: dict[int, _Episode],
+        done: dict[tuple[int, int], _Episode],
+        grading: list[tuple[_Episode, concurrent.futures.Future[Answer]]],
+        sampling: SamplingParams,
+        job: Job,
+    ) -> None:
+        """Let the environments answer the rows that finished at this tick, and queue their next turns."""
+        answers = []
+        for episode, sample in finished:
+            last = self._is_last_turn(episode)
+            action = self._record(episode, sample)
+            future = self._loop.start(_act(episode.env, action))
+            if last:
+                grading.append((episode, future))
+            else:
+                answers.append((episode, future))
+        concurrent.futures.wait([future for _, future in answers])
+        for episode, future in answers:
+            new_ids = self._digest(episode, future.result())
+            if new_ids is None:
+                self._retire(episode, done)
+            else:
+                live[self._submit(episode, new_ids, sampling, job)] = episode
+
+    # ---- one episode ----------------------------------------------------------------------------
+
+    def _is_last_turn(self, episode: _Episode) -> bool:
+        """Whether the turn about to be sampled (or just sampled, before it is recorded) ends the episode."""
+        return episode.turn + 1 >= int(getattr(episode.env.unwrapped, "max_turns", 1 << 30))
+
+    def _record(self, episode: _Episode, sample: Sample) -> str:
+        """Append a sampled turn exactly as it was drawn and return its text."""
+        episode.context.append(np.asarray(sample.ids, np.int64), sample.logprobs, episode.turn)
+        action = self.chat.decode_action(sample.ids)
+        episode.observations.append(episode.observation)
+        episode.actions.append(action)
+        episode.history.append({"role": "assistant", "content": action})
+        episode.last_stop = sample.stop
+        episode.truncated_tokens |= sample.stop != "eos"
+        return action
+
+    def _digest(self, episode: _Episode, answer: Answer) -> np.ndarray | None:
+        """Take in the environment's answer; return the next turn's new tokens, or None at the end."""
+        observation, reward, terminated, truncated, info = answer
+        turn = episode.turn - 1
+        episode.rewards.append(float(reward))
+        episode.outcome = _outcome(episode, info)
+        episode.success = bool(info.get("success", 0.0))
+        if str(info.get("feedback", "")).strip():
+            reveals, visible = bool(info.get("reveals_answer", 0.0)), bool(info.get("feedback_visible", 0.0))
+            episode.feedback.append(Feedback(str(info.get("feedback_kind", "verifier")), str(info["feedback"]), turn, reveals, visible))
+        if episode.outcome in MASKED_OUTCOMES:
+            episode.fail(str(episode.outcome))
+        elif terminated:
+            episode.stop = StopReason.TERMINATED
+        elif truncated:
+            episode.stop = StopReason.MAX_TURNS if episode.turn >= getattr(episode.env.unwrapped, "max_turns", 0) else StopReason.TRUNCATED
+        elif episode.last_stop == "context":
+            episode.stop = StopReason.CONTEXT_FULL
+        if episode.stop is not None:
+            return None
+        episode.observation = observation
+        return self._continue(episode, [dict(m) for m in info["messages"]])  # type: ignore[misc]
+
+    def _continue(self, episode: _Episode, messages: list[Message]) -> np.ndarray | None:
+        """Append the observation's tokens, or open a new segment where the template rewrites history."""
+        limit = self.sampler.context_limit
+        ids = self.chat.continuation_ids(episode.history, messages, ended=episode.last_stop == "eos")
+        episode.history += messages
+        new_ids = np.asarray(self.chat.prompt_ids(episode.history) if ids is None else ids, np.int64)
+        if len(new_ids) + (0 if ids is None else episode.context.length) >= limit:
+            episode.stop = StopReason.CONTEXT_FULL
+            return None
+        if ids is None:
+            self.sampler.release(episode.session)
+            episode.session = self._new_id()
+            episode.closed.append(episode.context.segment())
+            episode.context = _Context(new_ids)
+        else:
+            episode.context.append(new_ids, None)
+        return new_ids
+
+    def _retire(self, episode: _Episode, done: dict[tuple[int, int], _Episode]) -> None:
+        self.sampler.release(episode.session)
+        self._free.append(episode.env)
+        done[episode.order] = episode
+
+    def _new_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
+
+    def _trajectory(self, episode: _Episode, sampling: SamplingParams, job: Job) -> Trajectory:
+        group, member = episode.order
+        number = job.first_group + group
+        assert episode.stop is not None
+        return Trajectory(
+            group_id=f"{job.stream}-{job.step}-{number}",
+            member=member,
+            task=episode.task,
+            segments=[*episode.closed, episode.context.segment()],
+            observations=episode.observations,
+            actions=episode.actions,
+            turn_rewards=episode.rewards,
+            feedback=episode.feedback,
+            outcome=episode.outcome,
+            reward=None if episode.stop is StopReason.ERRORED else float(sum(episode.rewards)),
+            success=episode.success and episode.stop is not StopReason.ERRORED,
+            stop_reason=episode.stop,
+            error=episode.error,
+            policy_version=job.policy_version,
+            key=(self.seed, job.stream, job.step, number, member),
+            sampling={k: float(v) for k, v in dataclasses.asdict(sampling).items()},
+            truncated_tokens=episode.truncated_tokens,
+        )
+
+    def _charge(self, rows: Sequence[Trajectory], job: Job) -> None:
+        sampled, steps = sum(row.action_length for row in rows), sum(len(row.actions) for row in rows)
+        if job.evaluation:
+            self.ledger.eval_tokens += sampled
+            self.ledger.eval_env_steps += steps
+            self.ledger.eval_episodes += len(rows)
+            return
+        self.ledger.sampled_tokens += sampled
+        self.ledger.env_steps += steps
+        self.ledger.verifier_calls += steps
+        self.ledger.episodes += len(rows)
+        self.ledger.errored_episodes += sum(row.stop_reason is StopReason.ERRORED for row in rows)
+
+
+async def _act(env: Any, action: str) -> Answer:
+    """Step an environment; a plain Gymnasium one runs on a worker thread.
+
+    Raises:
+        EnvError: the environment raised something else than :class:`InfraError`, which is its bug.
+    """
+    try:
+        if hasattr(env, "astep"):
+            return await env.astep(action)  # type: ignore[no-any-return]
+        return await asyncio.to_thread(env.step, action)
+    except InfraError as error:
+        info = {"outcome": Outcome.INFRA_ERROR, "feedback": f"{type(error).__name__}: {error}", "feedback_kind": "runtime", "messages": ()}
+        return "", 0.0, False, True, info
+    except EnvError:
+        raise
+    except Exception as error:
+        name = getattr(env.unwrapped, "env_id", "") or type(env.unwrapped).__name__
+        raise EnvError(f"{name} raised {type(error).__name__} on the action {action[:200]!r}: {error}") from error
+
+
+def _outcome(episode: _Episode, info: dict[str, Any]) -> Outcome:
+    try:
+        return Outcome(info.get("outcome", ""))
+    except ValueError:
+        name = type(episode.env.unwrapped).__name__
+        raise EnvError(f"{name} returned the outcome {info['outcome']!r}; known: {', '.join(repr(str(o)) for o in Outcome)}") from None

@@ -1,0 +1,186 @@
+"""The run folder: its lock, its logs, and who is told about progress."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from sdgym.errors import CheckpointError, ConfigError, RunFolderError
+
+LOGS = ("metrics.jsonl", "eval.jsonl")
+
+
+class RunFolder:
+    """Everything a run writes.
+
+    ``config.yaml metrics.jsonl eval.jsonl ledger.json trajectories/ checkpoints/ model/`` and a lock that
+    the operating system releases when the process dies, however it dies.
+
+    Args:
+        path: the folder; made if missing.
+        resume: continue what lies there; without it the folder must be empty.
+
+    Raises:
+        RunFolderError: another process trains here, or there is something (or nothing) to resume.
+    """
+
+    def __init__(self, path: str | pathlib.Path, resume: bool = False) -> None:
+        self.path = pathlib.Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise RunFolderError(f"{str(self.path)!r} is a file; --out takes a folder")
+        content = [p.name for p in self.path.iterdir() if p.name != "run.lock"] if self.path.exists() else []
+        if resume and "config.yaml" not in content:
+            raise RunFolderError(f"{str(self.path)!r} holds no run to resume (no config.yaml); start one without --resume")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / "run.lock", "a")  # noqa: SIM115  held until close()
+        except OSError as error:
+            raise RunFolderError(f"the run folder {str(self.path)!r} cannot be written: {error.strerror}") from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise RunFolderError(f"another process is training in {str(self.path)!r}; wait for it or take another --out") from None
+        if content and not resume:
+            self.close()
+            raise RunFolderError(f"the run folder {str(self.path)!r} is not empty; add --resume to continue it, or take another --out")
+
+    def close(self) -> None:
+        """Release the lock."""
+        self._lock.close()
+
+    def append(self, log: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append JSON lines to ``log`` and hand them to the operating system at once."""
+        with open(self.path / log, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps({k: _plain(v) for k, v in record.items()}) + "\n" for record in records)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace a small file atomically."""
+        temporary = self.path / f".{name}.writing"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, self.path / name)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the length of each log in bytes, for a checkpoint; the logs are on disk when it returns."""
+        sizes = {}
+        for name in LOGS:
+            path = self.path / name
+            if path.exists():
+                with open(path, "rb") as file:
+                    os.fsync(file.fileno())
+            sizes[name] = path.stat().st_size if path.exists() else 0
+        return sizes
+
+    def rewind(self, step: int, sizes: Mapping[str, int]) -> None:
+        """Bring the logs back to a checkpoint: cut them to ``sizes`` and drop later trajectories.
+
+        Raises:
+            CheckpointError: a log is shorter than it was.
+        """
+        for name in LOGS:
+            path, size = self.path / name, int(sizes.get(name, 0))
+            present = path.stat().st_size if path.exists() else 0
+            if present < size:
+                raise CheckpointError(f"{path} is shorter than at the checkpoint ({present} < {size} bytes): it was changed after it was written")
+            if path.exists():
+                os.truncate(path, size)
+        for file in (self.path / "trajectories").glob("step_*.parquet"):
+            if int(file.stem.removeprefix("step_")) > step:
+                file.unlink()
+        shutil.rmtree(self.path / "model", ignore_errors=True)
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON for a metric: NaN and infinities, which JSON lacks, become null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Progress(Protocol):
+    """Who is told how a run goes; every method may be called from the training thread only."""
+
+    def start(self, name: str, header: str, done: int, total: int) -> None:
+        """A run named ``name`` begins at step ``done`` of ``total``; ``header`` is its first line."""
+
+    def advance(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Step ``step`` is complete."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line."""
+
+    def finish(self) -> None:
+        """The run is over, however it ended."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def start(self, name: str, header: str, done: int, total: int) -> None:
+        """Do nothing."""
+
+    def advance(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def message(self, text: str) -> None:
+        """Do nothing."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+
+class Console:
+    """A bar with the time left on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        from rich.console import Console as RichConsole
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        self._console = RichConsole(highlight=False, soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
+        self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
+        self._task: Any = None
+
+    def start(self, name: str, header: str, done: int, total: int) -> None:
+        """Print the header and show the bar."""
+        self._console.print(header, markup=False)
+        self._bar.start()
+        self._task = self._bar.add_task(name, total=total, completed=done, state="")
+
+    def advance(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Move the bar; print a line where there was an evaluation."""
+        state = f"success {metrics['train/success']:.2f}" if "train/success" in metrics else ""
+        self._bar.update(self._task, completed=step, state=state)
+        if "eval/success" in metrics:
+            parts = [f"{metrics[key]:.3f} {key.split('/', 1)[1]}" for key in ("eval/success", "eval/greedy") if key in metrics]
+            self._console.print(f"step {step}: {', '.join(parts)} on {int(metrics.get('eval/n', 0))} tasks", markup=False)
+
+    def message(self, text: str) -> None:
+        """Print ``text``."""
+        self._console.print(text, markup=False)
+
+    def finish(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+def make_accelerator(device: str, dtype: str, folder: pathlib.Path, trackers: Sequence[str]) -> Any:
+    """Return the Accelerator of a run, with its trackers.
+
+    Raises:
+        ConfigError: a tracker is unknown or not installed.
+    """
+    from accelerate import Accelerator
+    from accelerate.tracking import get_available_trackers
+
+    known = [str(t.value if hasattr(t, "value") else t) for t in get_available_trackers()]
+    for tracker in trackers:
+        if tracker not in known:
+            raise ConfigError(f"the tracker {tracker!r} is unknown or not installed; here there are: {', '.join(known) or 'none'}")
+    precision = "bf16" if dtype == "bfloat16" else "no"
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision, log_with=list(trackers) or None, project_dir=str(folder))
