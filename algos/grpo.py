@@ -32,16 +32,16 @@ class GRPOConfig(UpdateSettings):
     """Settings of the policy term; see :class:`sdgym.algos.losses.PolicyGradientLoss` and :mod:`sdgym.algos.advantages`."""
 
     objective: Literal["ppo", "gspo", "cispo", "cispo_cap", "reinforce"] = "ppo"
-    clip_low: float = Field(0.2, ge=0.0, le=1.0)
+    clip_low: float = Field(default=0.2, ge=0.0, le=1.0)
     clip_high: NonNegativeFloat = 0.2
-    dual_clip: float | None = Field(None, gt=1.0)
+    dual_clip: float | None = Field(default=None, gt=1.0)
     ratio_cap: PositiveFloat = 5.0
     baseline: Literal["mean", "leave_one_out", "none"] = "mean"
     scale: Literal["group", "batch", "none"] = "group"
     ddof: Literal[0, 1] = 1
     epsilon: PositiveFloat = 1e-6
     credit: Literal["outcome", "turn"] = "outcome"
-    discount: float = Field(1.0, ge=0.0, le=1.0)
+    discount: float = Field(default=1.0, ge=0.0, le=1.0)
     kl_beta: NonNegativeFloat = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     kl_gradient: Literal["own", "k2", "ratio"] = "own"
@@ -49,7 +49,7 @@ class GRPOConfig(UpdateSettings):
     rollout_cap: PositiveFloat = 2.0
     mask_truncated: bool = False
     dynamic_sampling: bool = False
-    overlong_share: float = Field(0.0, ge=0.0, le=1.0, description="L_c / L_max of the overlong penalty; 0 turns it off")
+    overlong_share: float = Field(default=0.0, ge=0.0, le=1.0, description="L_c / L_max of the overlong penalty; 0 turns it off")
     overlong_factor: PositiveFloat = 1.0
 
     def loss(self) -> PolicyGradientLoss:

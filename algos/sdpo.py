@@ -47,8 +47,8 @@ class SDPOConfig(UpdateSettings, TeacherSettings, ContextSettings, DistillSettin
     exclude_self: bool = True
     strip_think: bool = True
     success_threshold: float | None = None
-    policy_weight: float = Field(0.0, ge=0.0, le=1.0)
-    policy: GRPOConfig = Field(default_factory=GRPOConfig)
+    policy_weight: float = Field(default=0.0, ge=0.0, le=1.0)
+    policy: GRPOConfig = GRPOConfig()
 
     def conditioner(self) -> Conditioner:
         """Return the conditioner of ``context``."""

@@ -36,7 +36,7 @@ class TeacherSettings(Preset):
     """Which weights the teacher has (see :class:`sdgym.algos.base.TeacherWeightsSpec`)."""
 
     teacher: Literal["live", "frozen", "phase_start", "ema", "periodic", "trust_region"] = "live"
-    teacher_rate: float = Field(0.0, ge=0.0, le=1.0)
+    teacher_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     teacher_every: PositiveInt = 1
     teacher_unit: Literal["step", "update"] = "step"
 
@@ -71,7 +71,7 @@ class DistillSettings(Preset):
 
     divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon", "mixed"] = "reverse_kl"
     alpha: float = 0.5
-    forward_weight: float = Field(0.5, ge=0.0, le=1.0)
+    forward_weight: float = Field(default=0.5, ge=0.0, le=1.0)
     support: Literal["full", "student_topk", "teacher_topk", "sampled"] = "student_topk"
     top_k: PositiveInt = 100
     residual: Literal["tail", "renorm", "teacher_renorm", "none"] = "tail"

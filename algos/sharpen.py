@@ -29,7 +29,7 @@ class SharpenConfig(UpdateSettings):
         temperature: τ of the target, relative to the loss temperature.
     """
 
-    temperature: float = Field(0.5, gt=0.0, lt=1.0)
+    temperature: float = Field(default=0.5, gt=0.0, lt=1.0)
 
 
 class Sharpen(Algorithm):

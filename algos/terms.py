@@ -96,7 +96,7 @@ def make_term(
     max_length = None
     if settings.aggregation == "token_sum_norm":
         max_length = settings.max_length or longest_answer(batch)
-    rows = len(batch.rows) or len(items)  # a phase that draws from a pool has no rollouts
+    rows = len(batch.rows) or None  # a phase that draws from a pool has no rollouts: its sequences are all there is
     return [LossTerm(name, loss, items, coefficient, settings.aggregation, max_length, settings.count_empty, rows=rows)]
 
 
