@@ -1,0 +1,154 @@
+"""Messages to token ids and back: the only place that renders a chat template or tokenises text.
+
+Sampled tokens are never re-tokenised. What follows an assistant turn is found by rendering the
+conversation with a stand-in for that turn, so the sampled ids stay in the context exactly as they were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdgym.core import Message
+from sdgym.errors import PolicyError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_STAND_IN = "@@turn@@"  # no whitespace at its ends, so no template trims it
+
+
+class ChatFormat:
+    """A tokenizer together with its chat template.
+
+    Attributes:
+        tokenizer: the Hugging Face tokenizer.
+        enable_thinking: passed to the template when not None.
+        end_ids: tokens that end an assistant turn; the template's own comes first.
+
+    Raises:
+        PolicyError: the tokenizer has no chat template, or the template cannot ask for an assistant turn.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool | None = None, end_ids: Iterable[int] = ()) -> None:
+        self.tokenizer = tokenizer
+        self.enable_thinking = enable_thinking
+        self._name = str(getattr(tokenizer, "name_or_path", "") or "the tokenizer")
+        if not getattr(tokenizer, "chat_template", None):
+            raise PolicyError(f"{self._name} has no chat template, so it cannot hold a conversation; choose an instruction-tuned model")
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        self._special = frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+        words = sorted((w for w in map(self._word, self._special) if w), key=lambda w: (-len(w), w))
+        self._special_pattern = re.compile("|".join(map(re.escape, words))) if words else None
+        self._encode_cached = lru_cache(maxsize=4096)(self._encode)
+        self.end_ids = self._find_end_ids(end_ids)
+
+    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> np.ndarray:
+        """Return int64 ``[L]``: the whole conversation, ending where the assistant's next turn begins."""
+        return np.array(self._encode(self._render(messages, tools)), np.int64)
+
+    def continuation_ids(
+        self,
+        history: Sequence[Message],
+        new: Sequence[Message],
+        ended: bool,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> np.ndarray | None:
+        """Return the tokens that lead from a sampled assistant turn to the start of the next one.
+
+        Args:
+            history: the conversation so far; its last message is the assistant's, as decoded.
+            new: the messages that answer it.
+            ended: whether the end-of-turn token was sampled; if not, it is part of the continuation.
+            tools: the tools the prompt was rendered with.
+
+        Returns:
+            int64 ``[L]`` to append to the context, or None where the template rewrites what came before
+            (drops earlier reasoning, for example): the caller then starts a new segment with
+            ``prompt_ids(history + new)``. Trimming blanks around a turn does not count as rewriting.
+        """
+        if not history or history[-1]["role"] != "assistant":
+            raise PolicyError("continuation_ids: the last message of the history must be the assistant's")
+        before, action = list(history[:-1]), self._neutral(history[-1]["content"])
+        stand_in = Message(role="assistant", content=_STAND_IN)
+        prefix = self._render(before, tools)
+        probe = self._render([*before, stand_in, *new], tools)
+        if not probe.startswith(prefix + _STAND_IN):
+            return None
+        tail = probe[len(prefix) + len(_STAND_IN) :]
+        real = self._render([*history, *new], tools)
+        if not (real.startswith(prefix) and real.endswith(tail) and real[len(prefix) : len(real) - len(tail)].strip() == action.strip()):
+            return None
+        ids = self._encode_cached(tail)
+        return np.array(ids[self._end_length(ids) :] if ended else ids, np.int64)
+
+    def decode_action(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Return the text of a sampled turn; end-of-turn and every other special token are dropped."""
+        kept = [int(i) for i in ids if int(i) not in self._special and int(i) not in self.end_ids]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def encode_text(self, text: str) -> np.ndarray:
+        """Return int64 ``[L]`` for plain text; a special token spelt in it stays plain text."""
+        return np.array(self._encode(self._neutral(text)), np.int64)
+
+    def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, generation: bool = True) -> str:
+        from jinja2 import TemplateError
+
+        options: dict[str, Any] = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+        if tools:
+            options["tools"] = [dict(t) for t in tools]
+        safe = [self._neutral(dict(m)) for m in messages]
+        try:
+            return str(self.tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=generation, **options))
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            roles = ", ".join(m["role"] for m in messages)
+            raise PolicyError(f"the chat template of {self._name} refuses a conversation of roles [{roles}]: {error}") from error
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
+
+    def _neutral(self, value: Any) -> Any:
+        """Break every special token spelt in a message by a blank: text from outside never becomes control."""
+        if isinstance(value, str):
+            pattern = self._special_pattern
+            return pattern.sub(lambda m: f"{m[0][0]} {m[0][1:]}", value) if pattern is not None else value
+        if isinstance(value, Mapping):
+            return {key: self._neutral(item) for key, item in value.items()}
+        return [self._neutral(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+    def _word(self, token_id: int) -> str:
+        """Return the spelling of a special token, or an empty string for one too short to be broken."""
+        word = self.tokenizer.convert_ids_to_tokens(int(token_id))
+        return word if isinstance(word, str) and len(word) > 1 else ""
+
+    def _end_length(self, ids: Sequence[int]) -> int:
+        """Return how many leading tokens of a tail are the end of the turn: blanks, then an end token."""
+        for index, token in enumerate(ids):
+            if token in self.end_ids:
+                return index + 1
+            if str(self.tokenizer.decode([token])).strip():
+                break
+        return 0
+
+    def _find_end_ids(self, extra: Iterable[int]) -> tuple[int, ...]:
+        user, turn = Message(role="user", content="x"), Message(role="assistant", content=_STAND_IN)
+        plain, asked = self._render([user], None, generation=False), self._render([user], None)
+        whole = self._render([user, turn], None, generation=False)
+        if _STAND_IN not in whole:
+            raise PolicyError(f"the chat template of {self._name} drops the assistant's turns; it cannot be trained on")
+        if asked == plain and not whole.startswith(asked + _STAND_IN):
+            raise PolicyError(
+                f"the chat template of {self._name} has no generation prompt: it ignores add_generation_prompt although "
+                "assistant turns have a header; give the tokenizer a template that adds it"
+            )
+        tail = self._encode(whole.split(_STAND_IN, 1)[1].strip())
+        found = [tail[0]] if tail and tail[0] in self._special else []
+        eos = self.tokenizer.eos_token_id
+        found += [int(i) for i in (*([eos] if eos is not None else []), *extra) if int(i) not in found]
+        if not found:
+            raise PolicyError(f"{self._name} has no end-of-turn token: neither its chat template nor eos_token names one")
+        return tuple(dict.fromkeys(found))
