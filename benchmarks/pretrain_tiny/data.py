@@ -1,0 +1,181 @@
+"""Pre-training examples: a task, a prompt with or without information, and draws from the novice's posterior.
+
+Every kind of prompt that a conditioner or a control can build appears here in the very same frames
+(:mod:`sdgym.algos.conditioning.frames`), so that what a block *says* is all that matters: a reference
+leaves one candidate, feedback those it does not rule out, and empty, filler or mismatched blocks leave
+the novice as he was.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from sdgym.algos.conditioning.frames import attempt_text, feedback_text, filler, phrases, section, with_block
+from sdgym.chat import ChatFormat
+from sdgym.core import Feedback, Message, Task
+from sdgym.seeding import derive, generator
+from sdgym.text_env import Information, TextEnv
+
+MIXTURE: Mapping[str, float] = {
+    "none": 0.26,
+    "empty": 0.04,
+    "filler": 0.08,
+    "mismatched": 0.14,
+    "reference": 0.13,
+    "peer": 0.08,
+    "feedback": 0.19,
+    "peer+feedback": 0.02,
+    "outcome": 0.06,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Privileged text about one task: framed kind → bare text, and what the posterior may conclude."""
+
+    sections: tuple[tuple[str, str], ...]
+    information: Information | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One prompt with several weighted continuations.
+
+    Attributes:
+        kind: a key of :data:`MIXTURE`.
+        prompt_ids: int64 ``[Lp]``, ends with the generation marker.
+        continuations: per distinct demonstration ``(ids [L], action_mask [L], share)``; shares sum to 1.
+    """
+
+    kind: str
+    prompt_ids: np.ndarray
+    continuations: tuple[tuple[np.ndarray, np.ndarray, float], ...]
+
+
+def run_attempt(env: TextEnv, task: Task, actions: Sequence[str]) -> tuple[bool, list[str], list[Feedback]]:
+    """Play ``actions``; return success, the observations between turns, and the feedback."""
+    env.reset(options={"task": task})
+    observations, said, success = [], [], False
+    for turn, action in enumerate(actions):
+        observation, _, terminated, truncated, info = env.step(action)
+        said.append(Feedback(info["feedback_kind"], info["feedback"], turn))
+        success = bool(info["success"])
+        if terminated or truncated:
+            break
+        observations.append(observation)
+    return success, observations, said
+
+
+def failed_attempt(env: TextEnv, task: Task, rng: np.random.Generator, tries: int = 60) -> tuple[Sequence[str], list[Feedback]] | None:
+    """Draw the novice until an attempt fails; None if it does not within ``tries``."""
+    for _ in range(tries):
+        actions = env.novice(task, rng)
+        success, _, said = run_attempt(env, task, actions)
+        if not success and feedback_text(said):
+            return actions, said
+    return None
+
+
+def block_about(kind: str, env: TextEnv, task: Task, rng: np.random.Generator) -> Block | None:
+    """Return what a conditioner of ``kind`` would tell about ``task``, with the matching information."""
+    if kind == "reference":
+        text = task.privileged["reference_solution"]
+        return Block((("reference", text),), Information("reference", task.task_id))
+    if kind == "peer":
+        right = tuple(env.demonstrate(task, rng, Information("reference", task.task_id)))
+        return Block((("peer", attempt_text(right)),), Information("peer", task.task_id, right))
+    failed = failed_attempt(env, task, rng)
+    if failed is None:
+        return None
+    actions, said = failed
+    if kind == "outcome":
+        if rng.random() < 0.35:  # "correct" about an attempt that is not shown rules no candidate out
+            return Block((("outcome", "correct"),), None)
+        return Block((("outcome", "wrong"),), Information("outcome", task.task_id, tuple(actions)))
+    information = Information("feedback", task.task_id, tuple(actions), tuple(f.text for f in said))
+    sections: tuple[tuple[str, str], ...] = (("feedback", feedback_text(said)),)
+    if kind == "peer+feedback":
+        peer = block_about("peer", env, task, rng)
+        assert peer is not None
+        return Block((*peer.sections, *sections), peer.information)
+    return Block(sections, information)
+
+
+def make_block(kind: str, env: TextEnv, task: Task, other: Task, rng: np.random.Generator, chat: ChatFormat) -> Block | None:
+    """Return the block of a :data:`MIXTURE` kind; ``other`` is the task a mismatched block speaks of."""
+    if kind == "none":
+        return Block((), None)
+    if kind in ("empty", "filler", "mismatched"):
+        framed = ("reference", "peer", "feedback", "outcome")[int(rng.choice(4, p=[0.35, 0.25, 0.35, 0.05]))]
+        if kind == "mismatched" and framed == "outcome":
+            framed = "feedback"
+        if kind == "empty":
+            return Block(((framed, ""),), None)
+        told = block_about(framed, env, other, rng)
+        if told is None or kind == "mismatched":
+            return told
+        length = len(chat.encode_text(told.sections[0][1]))
+        return Block(((framed, filler(rng, length, lambda text: len(chat.encode_text(text)))),), None)
+    return block_about(kind, env, task, rng)
+
+
+def framed_messages(task: Task, block: Block, rng: np.random.Generator, pool: str = "trained") -> list[Message]:
+    """Return the chat with the block in randomly chosen wordings of ``pool``."""
+    sections = [section(kind, text, int(rng.integers(len(phrases()[kind][pool]))), pool) for kind, text in block.sections]
+    return with_block(task.messages, sections, int(rng.integers(len(phrases()["closing"][pool]))), pool)
+
+
+def continuation(env: TextEnv, task: Task, actions: Sequence[str], chat: ChatFormat) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``(ids, action_mask)`` of a demonstration as the rollout driver would record it."""
+    observations: list[str] = run_attempt(env, task, actions)[1] if len(actions) > 1 else []
+    ids: list[np.ndarray] = []
+    mask: list[np.ndarray] = []
+    history: list[Message] = list(task.messages)
+    for turn, action in enumerate(actions):
+        said = np.concatenate([chat.encode_text(action), np.array(chat.end_ids[:1], np.int64)])
+        ids.append(said)
+        mask.append(np.ones(len(said), bool))
+        history.append({"role": "assistant", "content": action})
+        if turn < min(len(actions) - 1, len(observations)):
+            new: list[Message] = [{"role": "user", "content": observations[turn]}]
+            tokens = chat.continuation_ids(history, new, True)
+            assert tokens is not None
+            ids.append(tokens)
+            mask.append(np.zeros(len(tokens), bool))
+            history += new
+        elif turn < len(actions) - 1:
+            break
+    return np.concatenate(ids), np.concatenate(mask)
+
+
+def make_example(
+    env: TextEnv, task: Task, other: Task, kind: str, rng: np.random.Generator, chat: ChatFormat, draws: int
+) -> Example | None:
+    """Build one example; None if its block cannot be made (a novice that never fails)."""
+    block = make_block(kind, env, task, other, rng, chat)
+    if block is None:
+        return None
+    prompt = chat.prompt_ids(framed_messages(task, block, rng))
+    about_task = block.information is not None and block.information.about == task.task_id
+    counts = collections.Counter(tuple(env.demonstrate(task, rng, block.information if about_task else None)) for _ in range(draws))
+    made = [(*continuation(env, task, actions, chat), n / draws) for actions, n in sorted(counts.items())]
+    return Example(kind, prompt, tuple(made))
+
+
+def examples(envs: Sequence[TextEnv], chat: ChatFormat, seed: int, draws: int, shares: Sequence[float]) -> Iterator[Example]:
+    """Yield an endless, reproducible stream of examples over ``envs`` (split ``pretrain``)."""
+    kinds, weights = list(MIXTURE), np.array(list(MIXTURE.values()))
+    index = 0
+    while True:
+        rng = generator(seed, "pretrain", index)
+        env = envs[int(rng.choice(len(envs), p=np.array(shares)))]
+        task, other = (env.make_task(derive(seed, "pretrain-task", index, which) >> 17, "pretrain") for which in range(2))
+        kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+        example = make_example(env, task, other, kind, rng, chat, draws)
+        if example is not None:
+            yield example
+        index += 1

@@ -1,0 +1,213 @@
+"""Pre-train one embedded policy: next-token cross-entropy on the novice's posterior, Muon + AdamW.
+
+    python -m sdgym.benchmarks.pretrain_tiny.train --name tiny --seed 0
+
+Restartable: the state is saved every few minutes and a second call goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sdgym.benchmarks.pretrain_tiny.data import Example, block_about, examples, framed_messages
+from sdgym.benchmarks.pretrain_tiny.tokenizer import train_tokenizer
+from sdgym.chat import ChatFormat
+from sdgym.packing import PackedBatch, pack
+from sdgym.seeding import derive, generator
+from sdgym.text_env import TextEnv
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Everything that makes one embedded policy.
+
+    Attributes:
+        envs: ``(environment id, constructor arguments, share of examples)``.
+        steps, batch: optimizer steps and examples per step.
+        draws: demonstrations drawn per prompt (equal ones are merged and weighted).
+        lr_muon, lr_adam: peak rates for hidden matrices and for everything else.
+        warmup, decay: share of steps with a rising and with a linearly falling rate.
+    """
+
+    name: str = "tiny"
+    seed: int = 0
+    envs: tuple[tuple[str, dict[str, Any], float], ...] = (("sdgym/Math-v0", {}, 0.5), ("sdgym/Sokoban-v0", {}, 0.5))
+    hidden: int = 128
+    layers: int = 6
+    heads: int = 4
+    feed_forward: int = 384
+    vocab: int = 768
+    context: int = 1024
+    steps: int = 1500
+    batch: int = 128
+    draws: int = 8
+    lr_muon: float = 0.02
+    lr_adam: float = 3e-3
+    warmup: float = 0.02
+    decay: float = 0.4
+    threads: int = 2
+
+
+def make_envs(recipe: Recipe) -> list[TextEnv]:
+    """Return the recipe's environments at level ``tiny``."""
+    import gymnasium
+
+    import sdgym.envs  # noqa: F401  (registers the ids)
+
+    return [gymnasium.make(env_id, level="tiny", split="pretrain", **kwargs).unwrapped for env_id, kwargs, _ in recipe.envs]  # type: ignore[misc]
+
+
+def corpus(envs: Sequence[TextEnv], seed: int, count: int = 1500) -> Iterator[str]:
+    """Yield texts for the tokenizer: prompts, every kind of block in every trained wording, and attempts."""
+    for env in envs:
+        for index in range(count):
+            rng = generator(seed, "corpus", env.env_id or type(env).__name__, index)
+            task = env.make_task(derive(seed, "corpus-task", index) >> 17, "pretrain")
+            kind = ("reference", "peer", "feedback", "outcome")[index % 4]
+            block = block_about(kind, env, task, rng)
+            if block is not None:
+                yield "\n".join(message["content"] for message in framed_messages(task, block, rng))
+            yield " ".join(env.novice(task, rng))
+    from sdgym.algos.conditioning.frames import phrases
+
+    for pools in phrases().values():
+        yield from (text.replace("{text}", "") for text in pools["trained"] for _ in range(20))
+
+
+def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """Return a randomly initialised policy of the recipe's size."""
+    config = LlamaConfig(
+        vocab_size=-(-len(tokenizer) // 8) * 8,
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.feed_forward,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=recipe.context,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attention_bias=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(derive(recipe.seed, "init") % 2**63)
+        return LlamaForCausalLM(config)
+
+
+class ExampleStream(IterableDataset[list[Example]]):
+    """Batches of examples from ``first`` on, made in a background process."""
+
+    def __init__(self, recipe: Recipe, tokenizer: PreTrainedTokenizerFast, first: int) -> None:
+        self.recipe, self.tokenizer, self.first = recipe, tokenizer, first
+
+    def __iter__(self) -> Iterator[list[Example]]:
+        torch.set_num_threads(1)
+        envs, chat = make_envs(self.recipe), ChatFormat(self.tokenizer)
+        shares = [share for _, _, share in self.recipe.envs]
+        for step in range(self.first, self.recipe.steps):
+            stream = examples(envs, chat, derive(self.recipe.seed, "data", step) >> 17, self.recipe.draws, shares)
+            yield [next(stream) for _ in range(self.recipe.batch)]
+
+
+def batch_loss(model: LlamaForCausalLM, batch: Sequence[Example], max_tokens: int = 1024) -> tuple[torch.Tensor, int]:
+    """Return the mean over demonstrated tokens of −log π, each weighted by its demonstration's share."""
+    sequences, positions, weights = [], [], []
+    for example in batch:
+        start = len(example.prompt_ids)
+        for ids, mask, share in example.continuations:
+            sequences.append(np.concatenate([example.prompt_ids, ids]))
+            positions.append(start + np.flatnonzero(mask))
+            weights.append(np.full(int(mask.sum()), share, np.float32))
+    total, norm, tokens = torch.zeros(()), float(sum(w.sum() for w in weights)), 0
+    for packed in pack(sequences, positions, max_tokens):
+        weight = torch.from_numpy(np.concatenate([weights[index] for index, _, _ in packed.sequences]))
+        total = total - (packed_logprobs(model, packed) * weight).sum() / norm
+        tokens += packed.input_ids.numel()
+    return total, tokens
+
+
+def packed_logprobs(model: LlamaForCausalLM, packed: PackedBatch) -> torch.Tensor:
+    """Return the log-probs ``[S]`` of the scored tokens of a packed batch."""
+    hidden = model.model(
+        input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=packed.attention_mask, use_cache=False
+    ).last_hidden_state
+    return -F.cross_entropy(model.lm_head(hidden[packed.rows, packed.columns]), packed.targets, reduction="none")
+
+
+def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the hidden matrices, AdamW for embeddings and norms."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]
+    return [
+        torch.optim.Muon(matrices, lr=recipe.lr_muon, weight_decay=0.02, momentum=0.95),
+        torch.optim.AdamW(others, lr=recipe.lr_adam, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def rate(recipe: Recipe, step: int) -> float:
+    """Return the factor on the peak rates: linear warm-up, constant, linear decay to zero."""
+    up, down = recipe.warmup * recipe.steps, recipe.decay * recipe.steps
+    return min(1.0, (step + 1) / max(up, 1), (recipe.steps - step) / max(down, 1))
+
+
+def save_policy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, out: pathlib.Path) -> None:
+    """Write the policy in Hugging Face format, weights in half precision, with its recipe beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    half = new_model(recipe, tokenizer)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
+
+
+def pretrain(recipe: Recipe, out: pathlib.Path, work: pathlib.Path, save_every: int = 100) -> None:
+    """Run the recipe, or go on from its last saved state in ``work``."""
+    torch.set_num_threads(recipe.threads)
+    work.mkdir(parents=True, exist_ok=True)
+    tokenizer = train_tokenizer(corpus(make_envs(recipe), recipe.seed), recipe.vocab)
+    model = new_model(recipe, tokenizer)
+    steps_by = optimizers(model, recipe)
+    peaks = [[g["lr"] for g in o.param_groups] for o in steps_by]
+    first, state = 0, work / "state.pt"
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        first = saved["step"]
+        model.load_state_dict(saved["model"])
+        for opt, kept in zip(steps_by, saved["optimizers"], strict=True):
+            opt.load_state_dict(kept)
+    print(
+        f"{recipe.name}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, from step {first}", flush=True
+    )
+    loader = DataLoader(ExampleStream(recipe, tokenizer, first), batch_size=None, num_workers=1, prefetch_factor=8)
+    began, seen = time.monotonic(), 0
+    for step, batch in enumerate(loader, start=first):
+        loss, tokens = batch_loss(model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt, peak in zip(steps_by, peaks, strict=True):
+            for group, lr in zip(opt.param_groups, peak, strict=True):
+                group["lr"] = lr * rate(recipe, step)
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        seen += tokens
+        if (step + 1) % 25 == 0:
+            spent = time.monotonic() - began
+            left = spent / (step + 1 - first) * (recipe.steps - step - 1)
+            print(f"step {step + 1:5d}  loss {loss.item():.4f}  {seen / spent:8.0f} tokens/s  {left / 60:5.1f} min left", flush=True)
+        if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
+            kept = {"step": step + 1, "model": model.state_dict(), "optimizers": [o.state_dict() for o in steps_by]}
+            torch.save(kept, state.with_suffix(".tmp"))
+            state.with_suffix(".tmp").replace(state)
+            save_policy(model, tokenizer, recipe, out)
