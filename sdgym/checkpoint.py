@@ -83,7 +83,9 @@ class CheckpointStore:
                 raise CheckpointError(f"{folder} has checkpoint format {manifest['format']}, this version reads {FORMAT}")
             for name, digest in manifest["files"].items():
                 if _digest(folder / name) != digest:
-                    raise CheckpointError(f"{folder / name} is damaged (its checksum differs); delete {folder.name} to resume from the one before")
+                    raise CheckpointError(
+                        f"{folder / name} is damaged (its checksum differs); delete {folder.name} to resume from the one before"
+                    )
             structure = json.loads((folder / _STATE).read_bytes())
             from safetensors.torch import load_file
 

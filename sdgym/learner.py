@@ -60,7 +60,9 @@ class _Entry:
 class _Step:
     """One optimizer step: its entries and what they are divided by."""
 
-    def __init__(self, terms: Sequence[LossTerm], entries: Sequence[_Entry], rows: Sequence[Trajectory], share: float, meters: Meters) -> None:
+    def __init__(
+        self, terms: Sequence[LossTerm], entries: Sequence[_Entry], rows: Sequence[Trajectory], share: float, meters: Meters
+    ) -> None:
         self.terms, self.entries, self.rows, self.meters = terms, entries, rows, meters
         self.divisors = Denominators(terms, [(entry.term, entry.item) for entry in entries], share)
         self.used_in: Counter[int] = Counter()
@@ -349,7 +351,9 @@ def check_alignment(terms: Sequence[LossTerm]) -> None:
             arrays = {"weight": item.weight, "advantage": item.advantage, "old_logprobs": item.old_logprobs}
             for name, array in arrays.items():
                 if array is not None and len(array) != len(scored):
-                    raise AlignmentError(f"term {term.name!r}, row {item.view.row}: {name} has {len(array)} values for {len(scored)} tokens")
+                    raise AlignmentError(
+                        f"term {term.name!r}, row {item.view.row}: {name} has {len(array)} values for {len(scored)} tokens"
+                    )
             for view in item.references:
                 other = view.scored_ids()
                 if len(other) != len(scored):

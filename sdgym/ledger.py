@@ -80,6 +80,8 @@ class Ledger:
         """Take over the counters; a missing or unknown one is an error of the checkpoint."""
         names = {field.name for field in dataclasses.fields(self)}
         if names != set(state):
-            raise CheckpointError(f"the saved ledger has other counters than this version ({', '.join(sorted(names ^ set(state)))}); start a new run")
+            raise CheckpointError(
+                f"the saved ledger has other counters than this version ({', '.join(sorted(names ^ set(state)))}); start a new run"
+            )
         for name in names:
             setattr(self, name, int(state[name]))

@@ -42,6 +42,7 @@ class Job:
         first_group: index of the first group (further batches of the same step continue the count).
         policy_version: recorded on the rows.
         evaluation: charge the ledger's evaluation counters instead of the training ones.
+        seed: root of the noise; None takes the driver's.
     """
 
     stream: str
@@ -49,6 +50,7 @@ class Job:
     first_group: int = 0
     policy_version: int = 0
     evaluation: bool = False
+    seed: int | None = None
 
 
 class EventLoop:
@@ -212,7 +214,7 @@ class RolloutDriver:
 
     def _submit(self, episode: _Episode, new_ids: np.ndarray, sampling: SamplingParams, job: Job) -> int:
         group, member = episode.order
-        key = derive(self.seed, job.stream, job.step, job.first_group + group, member, episode.turn)
+        key = derive(self._seed_of(job), job.stream, job.step, job.first_group + group, member, episode.turn)
         request = self._new_id()
         keep = not self._is_last_turn(episode)
         self.sampler.submit(Request(request, episode.session, new_ids, key, sampling, keep))
@@ -312,6 +314,9 @@ class RolloutDriver:
         self._free.append(episode.env)
         done[episode.order] = episode
 
+    def _seed_of(self, job: Job) -> int:
+        return self.seed if job.seed is None else job.seed
+
     def _new_id(self) -> int:
         self._next_id += 1
         return self._next_id
@@ -335,7 +340,7 @@ class RolloutDriver:
             stop_reason=episode.stop,
             error=episode.error,
             policy_version=job.policy_version,
-            key=(self.seed, job.stream, job.step, number, member),
+            key=(self._seed_of(job), job.stream, job.step, number, member),
             sampling={k: float(v) for k, v in dataclasses.asdict(sampling).items()},
             truncated_tokens=episode.truncated_tokens,
         )

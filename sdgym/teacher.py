@@ -115,7 +115,9 @@ class Teacher:
         """Take over :meth:`state_dict`. Raises :class:`CheckpointError` if it is another teacher's."""
         own = {} if self.model is None else dict(self.model.named_parameters())
         if set(state) != {*own, "count"}:
-            raise CheckpointError(f"the saved teacher does not fit teacher weights {self.kind!r} of this model; resume with the original config")
+            raise CheckpointError(
+                f"the saved teacher does not fit teacher weights {self.kind!r} of this model; resume with the original config"
+            )
         for name, parameter in own.items():
             if name in self._shadow:
                 self._shadow[name].copy_(state[name])

@@ -66,6 +66,10 @@ class RunFolder:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, self.path / name)
 
+    def write_json(self, name: str, record: Mapping[str, Any]) -> None:
+        """Replace a small JSON file atomically."""
+        self.write_text(name, json.dumps({k: _plain(v) for k, v in record.items()}, indent=1) + "\n")
+
     def sizes(self) -> dict[str, int]:
         """Return the length of each log in bytes, for a checkpoint; the logs are on disk when it returns."""
         sizes = {}
@@ -87,7 +91,9 @@ class RunFolder:
             path, size = self.path / name, int(sizes.get(name, 0))
             present = path.stat().st_size if path.exists() else 0
             if present < size:
-                raise CheckpointError(f"{path} is shorter than at the checkpoint ({present} < {size} bytes): it was changed after it was written")
+                raise CheckpointError(
+                    f"{path} is shorter than at the checkpoint ({present} < {size} bytes): it was changed after it was written"
+                )
             if path.exists():
                 os.truncate(path, size)
         for file in (self.path / "trajectories").glob("step_*.parquet"):
@@ -142,7 +148,13 @@ class Console:
         from rich.progress import Progress as Bar
 
         self._console = RichConsole(highlight=False, soft_wrap=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[state]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+        )
         self._bar = Bar(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task: Any = None
 

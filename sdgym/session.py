@@ -1,0 +1,144 @@
+"""The parts of a run, assembled from its config: world, policy, algorithm, sampler, driver, teacher, learner."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import gymnasium
+
+from sdgym.algos import build_algorithm
+from sdgym.algos.base import TeacherWeightsSpec
+from sdgym.config import RunConfig
+from sdgym.errors import ConfigError, DataError, SdgymError, UnknownNameError
+from sdgym.generation.base import Sampler, SamplingParams
+from sdgym.learner import Learner, OptimizerSettings
+from sdgym.ledger import Ledger
+from sdgym.policy import Policy
+from sdgym.registry import load_plugins
+from sdgym.rollout import RolloutDriver
+from sdgym.teacher import Teacher
+from sdgym.tracking import make_accelerator
+
+DEFAULT_GROUP_SIZE = 8
+
+
+def make_env(env_id: str, **kwargs: Any) -> Any:
+    """``gymnasium.make`` that loads plugins first and answers mistakes in one sentence.
+
+    Raises:
+        UnknownNameError: no such environment, with the nearest id.
+        ConfigError: it does not take one of ``kwargs``.
+    """
+    load_plugins()
+    if ":" not in env_id and env_id not in gymnasium.registry:
+        known = [name for name in gymnasium.registry if "/" in name and not name.startswith(("phys2d/", "tabular/", "GymV"))]
+        raise UnknownNameError("environment", env_id, known)
+    try:
+        return gymnasium.make(env_id, **kwargs)
+    except SdgymError:
+        raise
+    except TypeError as error:
+        raise ConfigError(f"the environment {env_id!r} does not take these settings: {error}") from None
+
+
+def pick_device(name: str) -> str:
+    """Return ``name``, or for ``auto`` the first GPU if torch sees one, else ``cpu``."""
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def make_sampler(policy: Policy, slots: int) -> Sampler:
+    """Return the built-in generation back end for ``policy`` with ``slots`` rows."""
+    from sdgym.generation.torch_sampler import TorchSampler
+
+    return TorchSampler(policy, slots=slots)
+
+
+def turn_limit(env: Any, level: str) -> int:
+    """Return the tokens per turn that an environment asks for at ``level``."""
+    limits = getattr(env.unwrapped, "max_action_tokens", {})
+    return int(limits.get(level, max(limits.values(), default=256)))
+
+
+class Session:
+    """Everything a run consists of.
+
+    Attributes:
+        env: the instance that makes tasks (the driver has its own for episodes).
+        policy, algorithm, sampler, driver, teacher, learner, ledger, accelerator: the parts.
+        sampling: of training rollouts.
+        group_size: G.
+        split: of training tasks.
+    """
+
+    def __init__(self, config: RunConfig, folder: pathlib.Path) -> None:
+        self.config = config
+        self.algorithm = build_algorithm(config.algo.name, config.algo.overrides)
+        kwargs = {"split": "train", **config.env.kwargs}
+        self.env = make_env(config.env.id, **kwargs)
+        self.split = str(kwargs["split"])
+        self.group_size = config.group_size or self.algorithm.group_size or DEFAULT_GROUP_SIZE
+        s = config.sampling
+        limit = s.max_tokens or turn_limit(self.env, str(getattr(self.env.unwrapped, "level", "")))
+        self.sampling = SamplingParams(s.temperature, s.top_p, s.top_k, s.min_p, limit)
+        settings = {"group_size": self.group_size, "tasks_per_step": config.tasks_per_step, "sampling": dataclasses.asdict(self.sampling)}
+        self.algorithm.validate(self.env.unwrapped, {**settings, "steps": config.steps})
+        if not hasattr(self.env.unwrapped, "tasks"):
+            raise ConfigError(f"the environment {config.env.id!r} has no tasks(): sdgym trains on subclasses of sdgym.TextEnv")
+        self.device = pick_device(config.device)
+        self.policy = Policy.load(config.model, self.device, "float32", config.threads)
+        self._check_prompt()
+        self.ledger = Ledger(parameters=sum(p.numel() for p in self.policy.model.parameters()))
+        self.sampler = make_sampler(self.policy, config.max_live)
+        self.driver = RolloutDriver(
+            lambda: make_env(config.env.id, **kwargs), self.policy.chat, self.sampler, self.ledger, config.seed, config.max_live
+        )
+        self.accelerator = make_accelerator(self.device, config.dtype, folder, config.log.trackers)
+        self.teacher = Teacher(self.policy.model, **dataclasses.asdict(self.algorithm.teacher_weights or TeacherWeightsSpec()))
+        self.learner = self._learner()
+
+    def _check_prompt(self) -> None:
+        """Refuse at once a model whose context cannot hold a task and an answer."""
+        task = next(iter(self.env.unwrapped.tasks(self.split, 0, 1)))
+        length = len(self.policy.chat.prompt_ids(list(task.messages)))
+        if length >= self.policy.context_limit:
+            raise DataError(
+                f"a task of {self.config.env.id!r} needs {length} prompt tokens and the context of {self.config.model!r} holds "
+                f"{self.policy.context_limit}: take a lower level or another model"
+            )
+
+    def _learner(self) -> Learner:
+        o, u = self.config.optimizer, self.config.update
+        temperature = u.temperature or self.sampling.temperature or 1.0
+        return Learner(
+            self.policy.model,
+            self.teacher,
+            self.ledger,
+            OptimizerSettings(o.lr, o.betas, o.eps, o.weight_decay, o.grad_clip),
+            temperature,
+            u.micro_tokens,
+            u.logit_elements,
+            self.policy.token_cost,
+            self.accelerator,
+        )
+
+    def header(self) -> str:
+        """Return the first line of a run: device, dtype, threads."""
+        import torch
+
+        size = self.ledger.parameters
+        return (
+            f"device {self.device}, dtype {self.config.dtype}, threads {torch.get_num_threads()}; "
+            f"{self.config.algo.name} on {self.config.env.id}, model {self.config.model} ({size / 1e6:.2f} M parameters), seed {self.config.seed}"
+        )
+
+    def close(self) -> None:
+        """Close environments and trackers."""
+        self.driver.close()
+        self.env.close()
+        self.accelerator.end_training()

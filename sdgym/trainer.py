@@ -1,0 +1,315 @@
+"""The training loop: rollouts, terms, updates, evaluation, checkpoints. It knows no algorithm and no world by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from sdgym.algos.base import AnnotateContext, Batch, Phase
+from sdgym.buffer import RolloutBuffer
+from sdgym.checkpoint import CheckpointStore, circumstances_now
+from sdgym.config import OptimizerConfig, RunConfig, dump_config
+from sdgym.core import LossTerm, Outcome, Trajectory
+from sdgym.evaluate import EvalReport, answer_key, eval_tasks, run_evaluation
+from sdgym.generation.base import SamplingParams
+from sdgym.rollout import Job
+from sdgym.seeding import derive, generator
+from sdgym.session import Session
+from sdgym.tracking import Progress, RunFolder, Silent
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run leaves behind.
+
+    Attributes:
+        folder: the run folder.
+        steps: steps completed, over all resumptions.
+        metrics: the last line of the metric log.
+        signal: the signal that ended the run early, after saving; or 0.
+    """
+
+    folder: pathlib.Path
+    steps: int
+    metrics: dict[str, float]
+    signal: int = 0
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 130 / 143 after SIGINT / SIGTERM."""
+        return 128 + self.signal if self.signal else 0
+
+
+class Interrupt:
+    """Turns SIGINT and SIGTERM into a flag that the loop reads between steps; a second SIGINT interrupts at once.
+
+    Outside the main thread signals cannot be caught, and the flag stays 0.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, _: FrameType | None) -> None:
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+class Trainer:
+    """One run in one folder.
+
+    Args:
+        config: what to do.
+        folder: an open run folder.
+        progress: told about every step.
+        resume: continue from the newest checkpoint (from the start, if there is none).
+    """
+
+    def __init__(self, config: RunConfig, folder: RunFolder, progress: Progress | None = None, resume: bool = False) -> None:
+        self.config, self.folder, self.progress = config, folder, progress or Silent()
+        self.session = Session(config, folder.path)
+        self.store = CheckpointStore(folder.path / "checkpoints", config.checkpoint.keep)
+        self.phases = list(self.session.algorithm.phases)
+        lengths = [phase.steps for phase in self.phases]
+        self.total = min(config.steps, sum(lengths)) if None not in lengths else config.steps  # type: ignore[arg-type]
+        self.step = 0
+        self._clock = time.monotonic()
+        self._last: dict[str, float] = {}
+        if resume:
+            self._restore()
+        else:
+            folder.write_text("config.yaml", dump_config(config))
+
+    # ---- the loop -------------------------------------------------------------------------------
+
+    def run(self) -> RunResult:
+        """Train to the last step, or to the end of the step in which a signal arrives."""
+        self.progress.start(self.folder.path.name, self.session.header(), self.step, self.total)
+        self._start_trackers()
+        try:
+            with Interrupt() as interrupt:
+                if self.step == 0:
+                    self._log(self._evaluate_if_due())
+                while self.step < self.total and not interrupt.signal:
+                    metrics = self._train_step()
+                    self.step += 1
+                    self._log({**metrics, **self._evaluate_if_due(), **self._test_if_over()})
+                    if self._is_due(self.config.checkpoint.every) or interrupt.signal:
+                        self._save()
+                if self.step == self.total:
+                    self.session.policy.save(self.folder.path / "model")
+            return RunResult(self.folder.path, self.step, self._last, interrupt.signal)
+        finally:
+            self.progress.finish()
+            self.session.close()
+
+    def _is_due(self, every: int) -> bool:
+        return self.step == self.total or (every > 0 and self.step % every == 0)
+
+    def _phase(self) -> Phase:
+        """Return the phase of the current step, and enter it if this is its first."""
+        start = 0
+        for phase in self.phases:
+            if phase.steps is None or self.step < start + phase.steps:
+                break
+            start += phase.steps
+        if self.step == start:
+            if phase.on_enter is not None:
+                phase.on_enter()
+            self.session.teacher.on_phase_enter()
+        return phase
+
+    def _train_step(self) -> dict[str, float]:
+        """One batch of rollouts and the updates made from it."""
+        s, started = self.session, time.monotonic()
+        phase = self._phase()
+        kept, drawn = self._collect() if phase.rollouts else ([], [])
+        buffer = RolloutBuffer(kept)
+        sampled = time.monotonic()
+        batch = Batch(buffer.rows, buffer.groups())
+        context = AnnotateContext(
+            step=self.step,
+            chat=s.policy.chat,
+            rng=generator(self.config.seed, "annotate", self.step),
+            score=s.learner.score,
+            on_policy=phase.schedule.on_policy,
+            max_context=s.policy.context_limit,
+        )
+        terms = phase.annotate(batch, context) if kept or not phase.rollouts else []
+        metrics = s.learner.update(terms, buffer.rows, self._parts(buffer, terms, phase), self._learning_rate())
+        if metrics["train/updates"]:
+            s.teacher.after_step()
+            s.sampler.sync_weights()
+        every = self.config.log.trajectories_every
+        if kept and every and self.step % every == 0:
+            folder = self.folder.path / "trajectories"
+            folder.mkdir(exist_ok=True)
+            buffer.save(folder / f"step_{self.step + 1:06d}.parquet")
+        ended = time.monotonic()
+        return {**rollout_metrics(drawn), **metrics, "time/rollout": sampled - started, "time/update": ended - sampled}
+
+    def _collect(self) -> tuple[list[Trajectory], list[Trajectory]]:
+        """Return the rows of accepted groups and all rows drawn; rejected groups are drawn again, a bounded number of times."""
+        s, wanted = self.session, self.config.tasks_per_step
+        kept: list[Trajectory] = []
+        drawn: list[Trajectory] = []
+        for attempt in range(1 + self.config.max_resamples):
+            missing = wanted - len(kept) // s.group_size
+            if not missing:
+                break
+            seed = derive(self.config.seed, "tasks", self.step, attempt) >> 16
+            tasks = list(s.env.unwrapped.tasks(s.split, seed, missing))
+            job = Job("train", self.step, first_group=attempt * wanted, policy_version=s.learner.updates)
+            rows = s.driver.collect(tasks, s.group_size, s.sampling, job)
+            drawn += rows
+            for start in range(0, len(rows), s.group_size):
+                group = rows[start : start + s.group_size]
+                if s.algorithm.accept_group(group):
+                    kept += group
+                else:
+                    s.ledger.discarded_tokens += sum(row.action_length for row in group)
+        return kept, drawn
+
+    def _parts(self, buffer: RolloutBuffer, terms: Sequence[LossTerm], phase: Phase) -> list[list[int]]:
+        """Cut the batch into optimizer steps: whole groups, in a new order for each epoch."""
+        schedule = phase.schedule
+        rng = None if schedule.on_policy else generator(self.config.seed, "minibatches", self.step)
+        if phase.rollouts:
+            return [part for _ in range(schedule.epochs) for part in buffer.batches(schedule.minibatches, rng)]
+        rows = np.array(sorted({item.view.row for term in terms for item in term.items}), np.int64)
+        orders = [rows if rng is None else rng.permutation(rows) for _ in range(schedule.epochs)]
+        return [part.tolist() for order in orders for part in np.array_split(order, schedule.minibatches) if len(part)]
+
+    def _learning_rate(self) -> float:
+        return learning_rate(self.config.optimizer, self.session.learner.updates, self.step, self.total)
+
+    # ---- evaluation and logs --------------------------------------------------------------------
+
+    def _evaluate_if_due(self) -> dict[str, float]:
+        if not self._is_due(self.config.eval.every) and self.step != 0:
+            return {}
+        return self._evaluate(self.config.eval.split, self.config.eval.tasks, "eval")
+
+    def _test_if_over(self) -> dict[str, float]:
+        if self.step < self.total or not self.config.eval.test_tasks:
+            return {}
+        return self._evaluate("test", self.config.eval.test_tasks, "test")
+
+    def _evaluate(self, split: str, count: int, prefix: str) -> dict[str, float]:
+        s, c, started = self.session, self.config.eval, time.monotonic()
+        report: EvalReport = run_evaluation(
+            s.driver,
+            eval_tasks(s.env.unwrapped, split, c.seed, count),
+            c.samples,
+            SamplingParams(temperature=c.temperature, max_tokens=s.sampling.max_tokens),
+            split=split,
+            seed=c.seed,
+            key=answer_key(s.env.unwrapped),
+            policy_version=s.learner.updates,
+        )
+        self.folder.append("eval.jsonl", report.records(step=self.step))
+        return {**report.metrics(prefix), f"time/{prefix}": time.monotonic() - started}
+
+    def _log(self, metrics: Mapping[str, float]) -> None:
+        """Write one line of the metric log, the ledger, and tell trackers and progress."""
+        seconds = time.monotonic() - self._clock
+        line = {"step": self.step, "seconds": seconds, **metrics, **self.session.ledger.metrics()}
+        self._last = {key: float(value) for key, value in line.items()}
+        self.folder.append("metrics.jsonl", [line])
+        self.folder.write_json("ledger.json", self.session.ledger.summary())
+        if self.config.log.trackers:
+            self.session.accelerator.log({k: v for k, v in line.items() if math.isfinite(v)}, step=self.step)
+        self.progress.advance(self.step, self._last)
+
+    def _start_trackers(self) -> None:
+        if self.config.log.trackers:
+            flat = {"config": dump_config(self.config)}
+            self.session.accelerator.init_trackers("sdgym", config=flat)
+
+    # ---- checkpoints ----------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Write a checkpoint. Between steps no rollout is pending, so the buffer is empty and episodes need no state."""
+        s = self.session
+        tree = {
+            "step": self.step,
+            "seconds": time.monotonic() - self._clock,
+            "learner": s.learner.state_dict(),
+            "algorithm": s.algorithm.state_dict(),
+            "ledger": s.ledger.state_dict(),
+            "logs": self.folder.sizes(),
+            "metrics": self._last,
+        }
+        self.store.save(self.step, tree, self._circumstances())
+
+    def _restore(self) -> None:
+        """Take over the newest checkpoint and bring the logs back to it."""
+        steps = self.store.steps()
+        if not steps:
+            self.folder.rewind(0, {})
+            return
+        tree, circumstances = self.store.load(steps[-1])
+        now = {**circumstances_now(), **self._circumstances()}
+        changed = [f"{key}: {circumstances.get(key)} then, {now[key]} now" for key in now if circumstances.get(key) != now[key]]
+        if changed:
+            warnings.warn(f"resuming under other circumstances, so equal bits are not promised ({'; '.join(changed)})", stacklevel=2)
+        s = self.session
+        s.learner.load_state_dict(tree["learner"])
+        s.algorithm.load_state_dict(tree["algorithm"])
+        s.ledger.load_state_dict(tree["ledger"])
+        s.sampler.sync_weights()
+        self.step, self._last = tree["step"], tree["metrics"]
+        self._clock = time.monotonic() - tree["seconds"]
+        self.folder.rewind(self.step, tree["logs"])
+
+    def _circumstances(self) -> dict[str, Any]:
+        return {"device": self.session.device, "threads": self.config.threads}
+
+
+def learning_rate(config: OptimizerConfig, updates: int, step: int, total: int) -> float:
+    """Return the rate of the next update: linear warm-up over ``config.warmup`` updates, then a decay over the run's steps."""
+    warm = min(1.0, (updates + 1) / config.warmup) if config.warmup else 1.0
+    done = step / max(1, total)
+    decay = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[config.schedule]
+    return config.lr * warm * decay
+
+
+def rollout_metrics(rows: Sequence[Trajectory]) -> dict[str, float]:
+    """Return ``train/*`` of everything that was drawn, rejected groups included; errored rows count only as errored."""
+    if not rows:
+        return {}
+    usable = [row for row in rows if row.usable]
+    out = {
+        "train/errored": 1.0 - len(usable) / len(rows),
+        "limits_fired": float(sum(row.outcome is Outcome.TIMEOUT for row in rows)),
+    }
+    if usable:
+        out |= {
+            "train/reward": float(np.mean([row.reward for row in usable])),
+            "train/success": float(np.mean([row.success for row in usable])),
+            "train/length": float(np.mean([row.action_length for row in usable])),
+            "train/turns": float(np.mean([len(row.actions) for row in usable])),
+            "train/truncated": float(np.mean([row.truncated_tokens for row in usable])),
+        }
+    return out
