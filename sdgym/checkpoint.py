@@ -133,9 +133,9 @@ def _encode(value: Any, tensors: dict[str, Any], path: str) -> Any:
         return value.item()
     if isinstance(value, np.ndarray | torch.Tensor):
         name = f"{len(tensors):06d}"
-        kind = "array" if isinstance(value, np.ndarray) else "tensor"
-        tensors[name] = torch.from_numpy(np.ascontiguousarray(value).reshape(value.shape)) if kind == "array" else value.detach()
-        return {"$": kind, "name": name}
+        is_array = isinstance(value, np.ndarray)
+        tensors[name] = torch.from_numpy(np.array(value)) if isinstance(value, np.ndarray) else value.detach()
+        return {"$": "array" if is_array else "tensor", "name": name}
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise CheckpointError(f"{path}: a saved mapping must have string keys")

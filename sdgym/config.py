@@ -66,10 +66,10 @@ class SamplingConfig(Section):
         max_tokens: limit per turn; None takes the environment's own limit for its level.
     """
 
-    temperature: float = Field(1.0, ge=0.0, le=10.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
+    temperature: float = Field(default=1.0, ge=0.0, le=10.0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: NonNegativeInt = 0
-    min_p: float = Field(0.0, ge=0.0, le=1.0)
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
     max_tokens: PositiveInt | None = None
 
 
@@ -83,9 +83,9 @@ class OptimizerConfig(Section):
         grad_clip: largest global gradient norm; 0 turns clipping off.
     """
 
-    lr: float = Field(5e-4, gt=0.0)
+    lr: float = Field(default=5e-4, gt=0.0)
     betas: tuple[float, float] = (0.9, 0.99)
-    eps: float = Field(1e-8, gt=0.0)
+    eps: float = Field(default=1e-8, gt=0.0)
     weight_decay: NonNegativeFloat = 0.0
     warmup: NonNegativeInt = 5
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -104,7 +104,7 @@ class UpdateConfig(Section):
 
     micro_tokens: PositiveInt = 8192
     logit_elements: PositiveInt = 1 << 24
-    temperature: float | None = Field(None, gt=0.0)
+    temperature: float | None = Field(default=None, gt=0.0)
 
 
 class EvalConfig(Section):
@@ -122,7 +122,7 @@ class EvalConfig(Section):
     tasks: PositiveInt = 128
     samples: PositiveInt = 4
     split: Literal["val", "test", "heldout", "train"] = "val"
-    temperature: float = Field(1.0, gt=0.0)
+    temperature: float = Field(default=1.0, gt=0.0)
     test_tasks: NonNegativeInt = 128
     seed: NonNegativeInt = 0
 
@@ -169,7 +169,7 @@ class RunConfig(Section):
     algo: AlgoConfig = AlgoConfig()
     env: EnvConfig = EnvConfig()
     model: str = "tiny"
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: PositiveInt = 1
     seed: NonNegativeInt = 0

@@ -179,5 +179,6 @@ def _mean(values: Sequence[float]) -> float:
 def report_from_records(records: Sequence[Mapping[str, Any]], split: str, temperature: float = 1.0) -> EvalReport:
     """Rebuild a report (without rows) from lines of ``eval.jsonl``."""
     names = [field.name for field in dataclasses.fields(ItemResult)]
-    items = [ItemResult(**{name: math.nan if record[name] is None else record[name] for name in names}) for record in records]
+    values: list[dict[str, Any]] = [{name: math.nan if record[name] is None else record[name] for name in names} for record in records]
+    items = [ItemResult(**value) for value in values]
     return EvalReport(split, tuple(items), temperature)

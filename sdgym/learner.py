@@ -112,7 +112,8 @@ class Learner:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.parameters[0].device
+        device: torch.device = self.parameters[0].device
+        return device
 
     # ---- scoring without gradient ---------------------------------------------------------------
 

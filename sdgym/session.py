@@ -8,8 +8,8 @@ from typing import Any
 
 import gymnasium
 
-from sdgym.algos import build_algorithm
 from sdgym.algos.base import TeacherWeightsSpec
+from sdgym.algos.presets import build_algorithm
 from sdgym.config import RunConfig
 from sdgym.errors import ConfigError, DataError, SdgymError, UnknownNameError
 from sdgym.generation.base import Sampler, SamplingParams

@@ -90,9 +90,9 @@ class Trainer:
         self.config, self.folder, self.progress = config, folder, progress or Silent()
         self.session = Session(config, folder.path)
         self.store = CheckpointStore(folder.path / "checkpoints", config.checkpoint.keep)
-        self.phases = list(self.session.algorithm.phases)
-        lengths = [phase.steps for phase in self.phases]
-        self.total = min(config.steps, sum(lengths)) if None not in lengths else config.steps  # type: ignore[arg-type]
+        self.phases: list[Phase] = list(self.session.algorithm.phases)
+        planned = [phase.steps for phase in self.phases if phase.steps is not None]
+        self.total = min(config.steps, sum(planned)) if len(planned) == len(self.phases) else config.steps
         self.step = 0
         self._clock = time.monotonic()
         self._last: dict[str, float] = {}
