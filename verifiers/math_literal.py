@@ -54,6 +54,17 @@ def ratio(text: str) -> tuple[int, int] | None:
     return sign * top, abs(bottom)
 
 
+_SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)(?:[eE]([+-]?\d{1,3})|\*10\^\{?([+-]?\d{1,3})\}?)")
+
+
+def decimal(text: str) -> Fraction | None:
+    """Return the exact value of a literal, scientific notation (``6.02e23``, ``6.02*10^{23}``) included, or None."""
+    match = _SCIENTIFIC.fullmatch(text) if len(text) <= 2 * MAX_DIGITS and text.isascii() else None
+    if match is None:
+        return literal(text)
+    return Fraction(match.group(1)) * Fraction(10) ** int(match.group(2) or match.group(3))
+
+
 class _Unsupported(Exception):
     """The text is outside the polynomial grammar or its bounds."""
 

@@ -17,11 +17,16 @@ MAX_ANSWER = 512
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textrm|mbox|rm)\s*\{([^{}]*)\}")
-_SPACING = re.compile(r"\\[,;:!> ]|\\quad|\\qquad|~|\\displaystyle|\\left(?![a-z])|\\right(?![a-z])|\\limits")
+_SPACING = re.compile(r"(\\\\)|\\[,;:!> ]|\\quad|\\qquad|~|\\displaystyle|\\left(?![a-z])|\\right(?![a-z])|\\limits")
 _THOUSANDS = re.compile(r"(?<![\d.,])[+-]?\d{1,3}(?:,\d{3})+(?![\d,])")
+_COMMANDS = (
+    (re.compile(r"\\[dt]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\(?:times|cdot|ast)(?![a-zA-Z])"), "*"),
+    (re.compile(r"\\(?:leqslant|leq|le)(?![a-zA-Z])|<=|≤"), r"\\le "),
+    (re.compile(r"\\(?:geqslant|geq|ge)(?![a-zA-Z])|>=|≥"), r"\\ge "),
+    (re.compile(r"\^\{?\\circ\}?|°"), ""),
+)
 _SUBSTITUTES = (
-    ("\\dfrac", "\\frac"),
-    ("\\tfrac", "\\frac"),
     ("{,}", ","),
     ("\\$", ""),
     ("$", ""),
@@ -29,18 +34,14 @@ _SUBSTITUTES = (
     ("\u2212", "-"),
     ("\u2013", "-"),
     ("\u00d7", "*"),
-    ("\\times", "*"),
-    ("\\cdot", "*"),
     ("\u00b7", "*"),
-    ("\\leq", "\\le"),
-    ("\\geq", "\\ge"),
-    ("\u2264", "\\le"),
-    ("\u2265", "\\ge"),
-    ("\u221e", "\\infty"),
-    ("\u03c0", "\\pi"),
-    ("\u221a", "\\sqrt"),
+    ("\u221e", "\\infty "),
+    ("\u03c0", "\\pi "),
+    ("\u221a", "\\sqrt "),
     ("**", "^"),
 )
+_JUNCTION = re.compile(r"(?<![a-zA-Z\\])(?:or|and)(?![a-zA-Z])")
+_NEEDED_SPACE = re.compile(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,13 +113,16 @@ def normalise(answer: str) -> str:
     Idempotent. Only notation changes, never mathematical structure: ``(x+1)^2`` stays as it is.
     """
     text = answer[: 4 * MAX_ANSWER]
-    for _ in range(8):  # each rule can uncover another; 8 passes are more than any sane nesting needs
+    for _ in range(MAX_ANSWER):  # each rule can uncover another; one level of nesting goes per pass
         before = text
         for old, new in _SUBSTITUTES:
             text = text.replace(old, new)
-        text = _SPACING.sub("", text)
-        text = _WRAPPED.sub(r"\1", text)
-        text = "".join(text.split())
+        for pattern, command in _COMMANDS:
+            text = pattern.sub(command, text)
+        text = _SPACING.sub(r"\1", text)  # a row separator is not spacing
+        text = _WRAPPED.sub(r"\1", text.replace("\0", ""))
+        text = _JUNCTION.sub(";", text)  # while words are still apart
+        text = "".join(_NEEDED_SPACE.sub("\\1\0", text).split()).replace("\0", " ")  # \sin x keeps its space
         text = text.removesuffix(".") if not text.endswith("..") else text
         text = _THOUSANDS.sub(lambda match: match.group().replace(",", ""), text) if _lone_number(text) else text
         if text == before:
@@ -135,3 +139,21 @@ def shown(answer: str, limit: int = 40) -> str:
     """Return ``answer`` as it is quoted in feedback: normalised, one line, at most ``limit`` characters."""
     text = normalise(answer)
     return text if len(text) <= limit else text[: limit - 1] + "\u2026"
+
+
+_BARE_NAME = re.compile(r"(?<![\\a-zA-Z])(pi|theta|infty|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|sqrt)(?![a-zA-Z])")
+_ROOT = re.compile(r"\\sqrt\(")
+
+
+def latex(text: str) -> str:
+    """Return normalised ``text`` with names typed without a backslash (``pi``, ``sqrt(2)``) as LaTeX."""
+    text = _BARE_NAME.sub(r"\\\1", text)
+    while match := _ROOT.search(text):
+        depth, at = 1, match.end()
+        while at < len(text) and depth:
+            depth += (text[at] == "(") - (text[at] == ")")
+            at += 1
+        if depth:
+            break
+        text = f"{text[: match.end() - 1]}{{{text[match.end() : at - 1]}}}{text[at:]}"
+    return text

@@ -7,13 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from sdgym.core import Outcome, Task
+from sdgym.core import Outcome, Task, Verdict
 from sdgym.envs.mathematics import novice
 from sdgym.envs.mathematics.problem import Draw, Problem, boxed
 from sdgym.envs.mathematics.tiny import TINY, TINY_HELDOUT
 from sdgym.text_env import Information, Response, TextEnv
-from sdgym.verifiers.math_answer import grade, grade_quick
+from sdgym.verifiers.math_answer import grade, judge_response
 from sdgym.verifiers.math_gold import Gold
+from sdgym.verifiers.math_text import extract
 
 INSTRUCTION = "Put the answer in \\boxed{}."
 
@@ -102,8 +103,8 @@ class MathEnv(TextEnv):
         attempt, as_gold = information.attempt[0], Gold(supposed, gold.type, gold.tolerance, gold.form)
         if information.kind == "outcome":
             return _is_right(as_gold, attempt) == _is_right(gold, attempt)
-        verdict = grade_quick(as_gold, attempt)
-        return verdict is not None and verdict.outcome is not Outcome.GOLD_UNPARSABLE and verdict.feedback == information.feedback[0]
+        verdict = judge_response(as_gold, attempt)
+        return isinstance(verdict, Verdict) and verdict.score is not None and verdict.feedback == information.feedback[0]
 
 
 def gold_of(task: Task) -> Gold:
@@ -112,11 +113,9 @@ def gold_of(task: Task) -> Gold:
 
 
 def _is_right(gold: Gold, action: str) -> bool:
-    verdict = grade_quick(gold, action)
-    return verdict is not None and verdict.outcome is Outcome.CORRECT
+    verdict = judge_response(gold, action)
+    return isinstance(verdict, Verdict) and verdict.outcome is Outcome.CORRECT
 
 
 def _answer_of(action: str) -> str | None:
-    from sdgym.verifiers.math_text import extract
-
     return extract(action).answer
