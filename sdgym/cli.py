@@ -17,7 +17,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 import typer
 
 from sdgym import __version__
-from sdgym.commands import algos, doctor, envs, model
+from sdgym.commands import algos, compare, doctor, envs, model, run
 from sdgym.errors import SdgymError, UserError
 
 app = typer.Typer(
@@ -44,6 +44,11 @@ def _root(
     pass
 
 
+app.command("train")(run.train)
+app.command("eval")(run.evaluate)
+app.command("compare")(compare.compare)
+app.command("report")(compare.report)
+app.command("watch")(compare.watch)
 app.command("doctor")(doctor.doctor)
 app.add_typer(envs.app, name="envs")
 app.add_typer(algos.app, name="algos")
@@ -63,7 +68,7 @@ def _usage_message(error: Exception) -> str:
     return error.format_message() if hasattr(error, "format_message") else str(error)
 
 
-def run(argv: Sequence[str] | None = None) -> int:
+def execute(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never a traceback for what a user can cause."""
     command = typer.main.get_command(app)
     try:
@@ -90,7 +95,7 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Entry point of the ``sdgym`` script."""
-    sys.exit(run())
+    sys.exit(execute())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from typing import Annotated
 
 import typer
@@ -20,22 +21,47 @@ def _default(context: typer.Context) -> None:
 
 @app.command("list")
 def list_() -> None:
-    """Show every algorithm with the supervision it uses and its presets."""
+    """Show every algorithm and preset, what supervision it uses and what its numbers rest on."""
     from rich.console import Console
     from rich.table import Table
 
-    from sdgym.algos import algorithms
+    from sdgym.algos.presets import algorithm_names, load_preset, preset_names, resolve
+    from sdgym.registry import load_plugins
 
-    table = Table("name", "uses", "what it is", box=None, header_style="bold")
-    for name in algorithms.names():
-        cls = algorithms.get(name)
-        table.add_row(name, cls.supervision, (cls.__doc__ or "").strip().partition("\n")[0])
+    load_plugins()
+    table = Table("name", "uses", "status", "what it is", box=None, header_style="bold")
+    for name in algorithm_names():
+        cls, _ = resolve(name)
+        preset = load_preset(name) if name in preset_names() else None
+        title = preset.title if preset else (cls.__doc__ or "").strip().partition("\n")[0]
+        table.add_row(name, cls.supervision, preset.status if preset else "own", title)
     Console().print(table)
+    typer.echo("sdgym algos show NAME tells source, equations, deviations and every setting.")
+
+
+@app.command("show")
+def show(name: Annotated[str, typer.Argument(help="An algorithm or preset.", metavar="NAME")]) -> None:
+    """Show where a method comes from, how it deviates, and every setting it runs with."""
+    import yaml
+
+    from sdgym.algos.presets import build_algorithm, load_preset, preset_names
+
+    algorithm = build_algorithm(name)
+    typer.secho(name, bold=True)
+    if name in preset_names():
+        preset = load_preset(name)
+        typer.echo(f"{preset.title}\npaper: {preset.paper or 'none'} · status: {preset.status} · uses: {algorithm.supervision}\n")
+    typer.echo((sys.modules[type(algorithm).__module__].__doc__ or "").strip())
+    typer.secho("\nsettings (change one with --set algo.KEY=VALUE)", bold=True)
+    typer.echo(yaml.safe_dump(algorithm.config.model_dump(mode="json"), sort_keys=False).rstrip())
+    if name in preset_names() and load_preset(name).run:
+        typer.secho("\nthe source's own run settings, for its own model sizes; used only if you pass them", bold=True)
+        typer.echo(yaml.safe_dump(dict(load_preset(name).run), sort_keys=False).rstrip())
 
 
 @app.command("new")
 def new(
-    name: Annotated[str, typer.Argument(help="Name of the new algorithm, for example BestOfN.", metavar="NAME")],
+    name: Annotated[str, typer.Argument(help="Name of the new algorithm, for example BestOfGroup.", metavar="NAME")],
     directory: Annotated[pathlib.Path, typer.Option("--dir", help="Folder to write into.")] = pathlib.Path("."),
 ) -> None:
     """Write a working algorithm with its test, to be changed into yours."""

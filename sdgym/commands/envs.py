@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdgym.commands.options import allow_local_modules
 from sdgym.commands.scaffold import create, identifier
 from sdgym.errors import ConfigError, UnknownNameError
 
@@ -65,11 +66,15 @@ def check(
     level: Annotated[str, typer.Option(help="Level to check.")] = "tiny",
 ) -> None:
     """Run the conformance suite on an environment: the same one the built-in worlds pass."""
+    from sdgym.api import make
     from sdgym.testing import check_text_env
 
-    environment_class(env_id)
-    check_text_env(env_id, level=level)
-    typer.echo(f"{env_id} (level {level}): all checks passed")
+    allow_local_modules(env_id)
+    make(env_id, level=level).close()  # a wrong id or level is one sentence, not a list of failed checks
+    report = check_text_env(env_id, level=level)
+    typer.echo(str(report))
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 @app.command("play")
@@ -80,7 +85,10 @@ def play(
     seed: Annotated[int, typer.Option(help="Seed of the task.")] = 0,
 ) -> None:
     """Solve one task yourself: type an action, read reward and feedback. An empty line ends an answer."""
-    env = environment_class(env_id)(level=level, split=split)
+    from sdgym.api import make
+
+    allow_local_modules(env_id)
+    env = make(env_id, level=level, split=split)
     observation, info = env.reset(seed=seed)
     for message in info["messages"][:-1]:
         typer.secho(f"[{message['role']}] {message['content']}", dim=True)

@@ -122,7 +122,7 @@ def test_the_wheel_from_the_sdist_is_the_same(wheels: tuple[pathlib.Path, ...]) 
 
 def test_the_wheel_imports_and_runs_on_its_own(wheels: tuple[pathlib.Path, ...], tmp_path: pathlib.Path) -> None:
     zipfile.ZipFile(wheels[0]).extractall(tmp_path)
-    code = "import sdgym, sdgym.envs, sdgym.algos, sdgym.verifiers, sdgym.benchmarks, sdgym.cli; print(sdgym.__file__); sdgym.cli.run(['--version'])"
+    code = "import sdgym, sdgym.envs, sdgym.algos, sdgym.verifiers, sdgym.benchmarks, sdgym.cli; print(sdgym.__file__); sdgym.cli.execute(['--version'])"
     done = subprocess.run(
         [sys.executable, "-P", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {code}"],
         capture_output=True,

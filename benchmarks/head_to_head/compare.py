@@ -1,0 +1,187 @@
+"""``sdgym compare``: measure the start, run the trials, write the report, print the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sdgym.benchmarks.head_to_head.display import Display, result_table
+from sdgym.benchmarks.head_to_head.runner import Board, run_all
+from sdgym.benchmarks.head_to_head.starts import measure_starts
+from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World, choose, load_suite, world_name
+from sdgym.benchmarks.head_to_head.trials import code_hash, make_trial
+from sdgym.config import merge
+from sdgym.core import content_hash
+from sdgym.errors import ConfigError, RunFolderError
+from sdgym.report.load import DETAILS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sdgym.report.tables import Block
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What a comparison leaves behind.
+
+    Attributes:
+        folder: all run folders are below it.
+        report: the HTML file.
+        blocks: the table, one block per environment.
+        failed: trials that failed twice, with the reason.
+    """
+
+    folder: pathlib.Path
+    report: pathlib.Path
+    blocks: tuple[Block, ...]
+    failed: dict[str, str]
+
+
+def run_suite(
+    suite: str | Suite = "quick",
+    *,
+    algos: Sequence[str] | None = None,
+    envs: Sequence[str] | None = None,
+    seeds: int | None = None,
+    seed: int = 0,
+    out: str | pathlib.Path | None = None,
+    resume: bool = False,
+    model: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> Comparison:
+    """Run a comparison and write its report.
+
+    Args:
+        suite: name, YAML file or a :class:`Suite`.
+        algos, envs: keep only these arms (name or algorithm) and environments (id or short name); an
+            algorithm that the suite lacks joins as an arm of its own.
+        seeds: exactly this many seeds per cell, whatever the time; None takes what the budget allows.
+        seed: the first seed.
+        out: folder; by default one per suite and code under ``runs/compare``, where finished trials are reused.
+        resume: allow an ``out`` that is not empty.
+        model, env_kwargs, settings: override the suite's.
+        console: where to draw; default standard output.
+
+    Raises:
+        UserError: names, settings or folders that cannot work, or none of the environments can be run.
+    """
+    from rich.console import Console as RichConsole
+
+    console = console or RichConsole(highlight=False)
+    chosen = customise(load_suite(suite) if isinstance(suite, str) else suite, algos, envs, seeds, model, env_kwargs, settings)
+    folder = pathlib.Path(out) if out is not None else default_folder(suite if isinstance(suite, str) else "suite", chosen)
+    if out is not None and folder.is_dir() and any(folder.iterdir()) and not resume:
+        raise RunFolderError(
+            f"the folder {str(folder)!r} is not empty; add --resume to continue the comparison in it, or take another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    cores = available_cores()
+    console.print(
+        f"{chosen.title}: {len(chosen.arms)} methods × {len(chosen.envs)} environments, {cores} trials at a time, in {folder}", markup=False
+    )
+    chosen, starts, notes = measure_starts(chosen, folder, cores, console)
+    plan = [
+        make_trial(chosen, arm, world, seed + index, folder, index)
+        for index in range(chosen.seeds)
+        for world in chosen.envs
+        for arm in chosen.arms
+    ]
+    board = Board(plan, cores, chosen.time_budget)
+    with Display(console) as display:
+        for state in run_all(board, display.notice):
+            display.update(state)
+    return conclude(chosen, folder, board, starts, notes, console)
+
+
+def available_cores() -> int:
+    """Return the cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_folder(name: str, suite: Suite) -> pathlib.Path:
+    """Return the folder of this suite under this code, so that a second call finds the first one's trials."""
+    stem = pathlib.Path(name).stem
+    return pathlib.Path("runs") / "compare" / f"{stem}-{content_hash({'suite': suite.model_dump(mode='json'), 'code': code_hash()})[:10]}"
+
+
+def customise(
+    suite: Suite,
+    algos: Sequence[str] | None,
+    envs: Sequence[str] | None,
+    seeds: int | None,
+    model: str | None,
+    env_kwargs: Mapping[str, Any] | None,
+    settings: Mapping[str, Any] | None,
+) -> Suite:
+    """Return the suite with the caller's choices put in and every trial's settings checked."""
+    from sdgym.algos.presets import algorithm_names, build_algorithm
+    from sdgym.errors import UnknownNameError
+
+    change: dict[str, Any] = {}
+    if algos is not None:
+        known = {name for arm in suite.arms for name in (arm.name, arm.algo)}
+        extra = [name for name in algos if name not in known]
+        for name in extra:
+            if ":" not in name and name not in algorithm_names():
+                raise UnknownNameError("algorithm", name, [*known, *algorithm_names()])
+        kept = choose("algorithm", suite.arms, [n for n in algos if n in known], lambda arm: (arm.name, arm.algo))
+        change["arms"] = (*kept, *(Arm(name=name.rpartition(":")[2], algo=name) for name in extra))
+    if envs is not None:
+        known_worlds = {name for world in suite.envs for name in (world.id, world_name(world))}
+        added = tuple(World(id=name) for name in envs if name not in known_worlds and "/" in name)
+        pool = (*suite.envs, *added)
+        change["envs"] = choose("environment", pool, envs, lambda world: (world.id, world_name(world)))
+    if env_kwargs:
+        change["envs"] = tuple(w.model_copy(update={"kwargs": {**w.kwargs, **env_kwargs}}) for w in change.get("envs", suite.envs))
+    if seeds is not None:
+        if seeds < 1:
+            raise ConfigError(f"--seeds must be at least 1, got {seeds}")
+        change |= {"seeds": seeds, "time_budget": None}
+    if model is not None:
+        change["model"] = model
+    if settings:
+        change["settings"] = merge(suite.settings, settings)
+    changed = suite.model_copy(update=change)
+    for arm in changed.arms:
+        tree = changed.trial_settings(arm, changed.envs[0], 0)
+        build_algorithm(tree["algo"]["name"], tree["algo"]["overrides"])
+    return changed
+
+
+def conclude(
+    suite: Suite, folder: pathlib.Path, board: Board, starts: Mapping[str, str], notes: Sequence[str], console: Console
+) -> Comparison:
+    """Write ``comparison.json`` and the report, print the tables and the path."""
+    from sdgym.report import load_folder, write_report
+    from sdgym.report.tables import blocks
+
+    failed = {f"{t.world}/{t.arm}/seed-{t.seed}": why for t, why in board.failed.items()}
+    told = [*notes, *(f"{name} failed: {why}" for name, why in failed.items())]
+    details = {
+        "title": suite.title,
+        "order": [arm.name for arm in suite.arms],
+        "trials": {t.run_folder.relative_to(folder).as_posix(): [t.arm, t.world] for t in board.finished},
+        "starts": dict(starts),
+        "notes": told,
+    }
+    (folder / DETAILS).write_text(json.dumps(details, indent=2), encoding="utf-8")
+    if not board.finished:
+        raise ConfigError(f"no trial finished: {told[0] if told else 'nothing was run'}")
+    report = write_report(folder)
+    runs, _ = load_folder(folder)
+    found = tuple(blocks(runs))
+    for block in found:
+        console.print()
+        console.print(result_table(block))
+    console.print(
+        "\nEvery method starts from the same policy; n counts seeds, intervals are 95 % bootstraps over seeds and need n ≥ 5.", markup=False
+    )
+    console.print(f"report: {report}", markup=False, soft_wrap=True)
+    return Comparison(folder, report, found, failed)

@@ -1,0 +1,174 @@
+"""Running trials in parallel, one process and one thread each, within a budget of seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from sdgym.benchmarks.head_to_head.trials import Trial
+
+POLL = 0.2  # seconds between looks at the processes
+PATIENCE = 20.0  # seconds a trial gets to save after SIGTERM
+
+
+@dataclasses.dataclass
+class Running:
+    """A trial in a process of its own."""
+
+    trial: Trial
+    process: subprocess.Popen[bytes]
+    started: float
+    attempt: int
+    steps: int
+
+    @property
+    def step(self) -> int:
+        """Finished steps, from the trial's metrics."""
+        return int(self.trial.latest("step") or 0)
+
+
+@dataclasses.dataclass
+class Board:
+    """Everything that the display and the scheduler know.
+
+    Attributes:
+        plan: all trials, those that must run first at the front.
+        cores: trials at once.
+        budget: seconds for the whole, or None.
+        finished: seconds per finished trial; ``reused`` of them were there before.
+        failed: why, per trial that failed twice.
+    """
+
+    plan: Sequence[Trial]
+    cores: int
+    budget: float | None
+    finished: dict[Trial, float] = dataclasses.field(default_factory=dict)
+    reused: set[Trial] = dataclasses.field(default_factory=set)
+    failed: dict[Trial, str] = dataclasses.field(default_factory=dict)
+    running: list[Running] = dataclasses.field(default_factory=list)
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def spent(self) -> float:
+        """Seconds of budget used: the wall clock, and what earlier runs put into the trials reused now."""
+        return time.monotonic() - self.started + sum(self.finished[t] for t in self.reused) / self.cores
+
+    def expected(self, trial: Trial) -> float:
+        """Seconds ``trial`` will take: its cell's mean, else that of all finished ones, else of the running ones' pace."""
+        same = [s for t, s in self.finished.items() if t.cell == trial.cell] or list(self.finished.values())
+        if same:
+            return sum(same) / len(same)
+        paces = [(time.monotonic() - r.started) * r.steps / r.step for r in self.running if r.step > 0]
+        return sum(paces) / len(paces) if paces else 0.0
+
+    def next_trial(self) -> Trial | None:
+        """Return the next trial that has to run or still fits into the budget."""
+        busy = {r.trial for r in self.running}
+        for trial in self.plan:
+            if trial in self.finished or trial in self.failed or trial in busy:
+                continue
+            if trial.index == 0 or self.budget is None or self.spent + self.expected(trial) <= self.budget:
+                return trial
+        return None
+
+    def seconds_left(self) -> float:
+        """Estimate the seconds until the last trial that will run has ended."""
+        now, work = time.monotonic(), 0.0
+        for r in self.running:
+            work += max(0.0, self.expected(r.trial) - (now - r.started))
+        busy = {r.trial for r in self.running}
+        room = None if self.budget is None else max(0.0, self.budget - self.spent) * self.cores
+        for trial in self.plan:
+            if trial in self.finished or trial in self.failed or trial in busy:
+                continue
+            cost = self.expected(trial)
+            if trial.index == 0 or room is None or work + cost <= room:
+                work += cost
+        return work / self.cores
+
+
+def start(trial: Trial, attempt: int) -> Running:
+    """Start ``trial`` as ``sdgym train`` in a process of its own with one thread; its output goes to ``log.txt``."""
+    arguments = trial.prepare()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "PYTHONUNBUFFERED": "1"}
+    with (trial.folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sdgym", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+    return Running(trial, process, time.monotonic(), attempt, int(trial.settings["steps"]))
+
+
+def last_words(trial: Trial) -> str:
+    """Return the last line that the trial printed."""
+    try:
+        lines = (trial.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        lines = []
+    return lines[-1] if lines else "it printed nothing"
+
+
+def run_all(board: Board, notice: Callable[[str], None]) -> Iterator[Board]:
+    """Run the plan of ``board``; yields it a few times a second, so that the caller can draw it.
+
+    A trial that fails is reported through ``notice`` and tried once more, from its last checkpoint. When the
+    caller leaves (Ctrl-C, an error), every running trial is told to save and stop.
+    """
+    for trial in board.plan:
+        seconds = trial.seconds_if_done()
+        if seconds is not None:
+            board.finished[trial] = seconds
+            board.reused.add(trial)
+    try:
+        while True:
+            _collect(board, notice)
+            while len(board.running) < board.cores and (following := board.next_trial()) is not None:
+                board.running.append(start(following, 1))
+            yield board
+            if not board.running:
+                return
+            time.sleep(POLL)
+    finally:
+        stop(board.running)
+
+
+def _collect(board: Board, notice: Callable[[str], None]) -> None:
+    """Move ended processes to ``finished`` or ``failed``, or start them a second time."""
+    for running in list(board.running):
+        code = running.process.poll()
+        if code is None:
+            continue
+        board.running.remove(running)
+        trial, seconds = running.trial, time.monotonic() - running.started
+        if code == 0:
+            trial.finish(seconds)
+            board.finished[trial] = seconds
+        elif running.attempt == 1:
+            notice(
+                f"{trial.arm} on {trial.world}, seed {trial.seed}, failed (exit code {code}) and is tried once more: {last_words(trial)}"
+            )
+            board.running.append(start(trial, 2))
+        else:
+            board.failed[trial] = f"exit code {code}: {last_words(trial)}; see {trial.folder / 'log.txt'}"
+            notice(f"{trial.arm} on {trial.world}, seed {trial.seed}, failed again ({board.failed[trial]})")
+
+
+def stop(running: Sequence[Running]) -> None:
+    """Ask every running trial to save and stop; kill those that do not within :data:`PATIENCE` seconds."""
+    for r in running:
+        r.process.terminate()
+    deadline = time.monotonic() + PATIENCE
+    for r in running:
+        try:
+            r.process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            r.process.kill()
+            r.process.wait()

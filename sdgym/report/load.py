@@ -1,0 +1,207 @@
+"""Reading run folders: everything a report shows comes from per-item files, nothing from printed summaries."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from sdgym.errors import DataError, RunFolderError
+from sdgym.evaluate import report_from_records
+
+DETAILS = "comparison.json"
+"""What a comparison adds to its trials: title, arm of each run folder, failures, skipped parts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One evaluation, recomputed from its per-item records; ``greedy`` and ``majority`` are None where not measured."""
+
+    step: int
+    split: str
+    success: float
+    greedy: float | None
+    majority: float | None
+    tasks: int
+    samples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        arm: the method's name in the report.
+        scores: every evaluation, in order of step; ``eval_split`` ones make the curve.
+        metrics: the lines of ``metrics.jsonl``.
+        split: of the table's numbers: ``test`` where it was measured at both ends, else that of the curve.
+    """
+
+    folder: pathlib.Path
+    arm: str
+    supervision: str
+    config: Mapping[str, Any]
+    scores: tuple[Score, ...]
+    metrics: tuple[Mapping[str, Any], ...]
+
+    @property
+    def env(self) -> str:
+        """Environment id."""
+        return str(self.config["env"]["id"])
+
+    @property
+    def level(self) -> str:
+        """Level, ``tiny`` unless chosen."""
+        return str(self.config["env"]["kwargs"].get("level", "tiny"))
+
+    @property
+    def model(self) -> str:
+        """The policy that the run started from."""
+        return str(self.config["model"])
+
+    @property
+    def seed(self) -> int:
+        """Run seed."""
+        return int(self.config["seed"])
+
+    @property
+    def temperature(self) -> float:
+        """Of the sampled evaluation rollouts."""
+        return float(self.config["eval"]["temperature"])
+
+    @property
+    def eval_split(self) -> str:
+        """Where the curve's tasks come from."""
+        return str(self.config["eval"]["split"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step and its evaluation are there."""
+        return self.last is not None and self.last.step >= int(self.config["steps"])
+
+    @property
+    def split(self) -> str:
+        """See the class."""
+        steps = {s.step for s in self.scores if s.split == "test"}
+        return "test" if {0, int(self.config["steps"])} <= steps else self.eval_split
+
+    @property
+    def first(self) -> Score | None:
+        """The evaluation at step 0."""
+        return next((s for s in self.scores if s.split == self.split and s.step == 0), None)
+
+    @property
+    def last(self) -> Score | None:
+        """The latest evaluation."""
+        return next((s for s in reversed(self.scores) if s.split == self.split and s.step > 0), None)
+
+    @property
+    def curve(self) -> tuple[Score, ...]:
+        """Evaluations on ``eval_split``."""
+        return tuple(s for s in self.scores if s.split == self.eval_split)
+
+    @property
+    def tokens(self) -> float:
+        """Tokens sampled for training, discarded ones included."""
+        return self.at(self.metrics[-1]["step"] if self.metrics else 0, "ledger/sampled_tokens")
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of the run."""
+        return float(self.metrics[-1].get("seconds") or math.nan) if self.metrics else math.nan
+
+    def at(self, step: int, name: str) -> float:
+        """Return metric ``name`` at the last line up to ``step``; 0 before the first one."""
+        found = 0.0
+        for line in self.metrics:
+            if line["step"] > step:
+                break
+            if line.get(name) is not None:
+                found = float(line[name])
+        return found
+
+
+def find_runs(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Return the run folders at or below ``folder``, sorted. Raises :class:`RunFolderError` if there are none."""
+    if not folder.is_dir():
+        raise RunFolderError(f"there is no folder {str(folder)!r}: name a run folder or the folder of a comparison")
+    found = sorted(path.parent for path in folder.rglob("config.yaml") if (path.parent / "metrics.jsonl").is_file())
+    if not found:
+        raise RunFolderError(f"{str(folder)!r} holds no run (a folder with config.yaml and metrics.jsonl)")
+    return found
+
+
+def load_run(folder: pathlib.Path, arm: str | None = None, start: Sequence[Mapping[str, Any]] = ()) -> Run:
+    """Read one run folder.
+
+    Args:
+        folder: the run folder.
+        arm: the method's name; default the algorithm's.
+        start: per-item records of the policy before training, measured once for many runs.
+
+    Raises:
+        DataError: a file in it is not what it should be.
+    """
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    if not isinstance(config, dict) or "algo" not in config or "env" not in config:
+        raise DataError(f"{str(folder / 'config.yaml')!r} is not the config of a run")
+    algo = str(config["algo"]["name"])
+    metrics = tuple(line for line in read_lines(folder / "metrics.jsonl") if "step" in line)
+    return Run(folder, arm or algo, supervision_of(algo), config, scores_of([*start, *read_lines(folder / "eval.jsonl")]), metrics)
+
+
+def scores_of(records: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:
+    """Recompute every evaluation from per-item records."""
+    groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault((int(record["step"]), str(record["split"])), []).append(record)
+    scores = []
+    for (step, split), members in sorted(groups.items()):
+        report = report_from_records(members, split)
+        samples = max((item.samples for item in report.items), default=0)
+        scores.append(Score(step, split, report.success, _known(report.greedy), _known(report.majority), len(members), samples))
+    return tuple(scores)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def supervision_of(algo: str) -> str:
+    """Return what the method may learn from, or ``?`` where its code is not at hand."""
+    from sdgym.algos.presets import resolve
+    from sdgym.errors import UserError
+
+    try:
+        return str(resolve(algo)[0].supervision)
+    except UserError:
+        return "?"
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Read JSON lines; a last line cut short by a kill is left out. Raises :class:`DataError` for any other bad line."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    records = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise DataError(f"line {number} of {str(path)!r} is not JSON: {error.msg}") from None
+    return records
+
+
+def load_details(folder: pathlib.Path) -> dict[str, Any]:
+    """Return ``comparison.json`` of a comparison folder, {} for anything else."""
+    path = folder / DETAILS
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

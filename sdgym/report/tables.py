@@ -1,0 +1,139 @@
+"""The numbers of a report, computed from runs: one row per (environment, method), references above them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from sdgym.report.load import Run, Score
+from sdgym.stats import Estimate, estimate
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """What the start reaches without training."""
+
+    name: str
+    note: str
+    value: float
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One method on one environment, over its seeds.
+
+    Attributes:
+        before, after: success at the evaluation temperature at step 0 and at the end; n counts seeds.
+        tokens, seconds: means per seed.
+        failed: seeds that did not finish.
+    """
+
+    arm: str
+    supervision: str
+    before: Estimate
+    after: Estimate
+    greedy: Estimate
+    tokens: float
+    seconds: float
+    failed: int = 0
+
+    @property
+    def change(self) -> float:
+        """After minus before."""
+        return self.after.mean - self.before.mean
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """All rows of one environment."""
+
+    env: str
+    level: str
+    model: str
+    split: str
+    tasks: int
+    samples: int
+    temperature: float
+    references: tuple[Reference, ...]
+    rows: tuple[Row, ...]
+
+
+def blocks(runs: Sequence[Run]) -> list[Block]:
+    """Group finished runs by environment, level and model; methods keep the order of their first run."""
+    worlds: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        worlds.setdefault((run.env, run.level, run.model), []).append(run)
+    return [_block(*world, members) for world, members in worlds.items()]
+
+
+def _block(env: str, level: str, model: str, runs: Sequence[Run]) -> Block:
+    done = [run for run in runs if run.finished]
+    arms: dict[str, list[Run]] = {}
+    for run in done:
+        arms.setdefault(run.arm, []).append(run)
+    first = (done or list(runs))[0]
+    score = first.first
+    return Block(
+        env,
+        level,
+        model,
+        first.split,
+        score.tasks if score else 0,
+        score.samples if score else 0,
+        first.temperature,
+        _references(done),
+        tuple(_row(arm, members) for arm, members in arms.items()),
+    )
+
+
+def _references(runs: Sequence[Run]) -> tuple[Reference, ...]:
+    """The start's greedy success and majority vote, averaged over the runs (all start from the same policy)."""
+    starts: list[Score] = [run.first for run in runs if run.first is not None]
+    found = []
+    for name, note, values in (
+        ("start, greedy", "decoding alone", [s.greedy for s in starts]),
+        ("start, maj@8", "decoding alone", [s.majority for s in starts]),
+    ):
+        known = [v for v in values if v is not None]
+        if known:
+            found.append(Reference(name, note, sum(known) / len(known), len(known)))
+    return tuple(found)
+
+
+def _row(arm: str, runs: Sequence[Run]) -> Row:
+    before = [run.first.success for run in runs if run.first is not None]
+    after = [run.last.success for run in runs if run.last is not None]
+    greedy = [run.last.greedy for run in runs if run.last is not None and run.last.greedy is not None]
+    tokens = [run.tokens for run in runs]
+    seconds = [run.seconds for run in runs]
+    return Row(
+        arm,
+        runs[0].supervision,
+        estimate(before),
+        estimate(after),
+        estimate(greedy),
+        sum(tokens) / len(tokens),
+        sum(seconds) / len(seconds),
+    )
+
+
+def percent(value: float) -> str:
+    """``0.314`` as ``31.4 %``; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{100 * value:.1f} %"
+
+
+def points(value: float) -> str:
+    """``0.314`` as ``+31.4``: percentage points."""
+    return "–" if math.isnan(value) else f"{100 * value:+.1f}"
+
+
+def count(value: float) -> str:
+    """``1234567`` as ``1.23 M``."""
+    if math.isnan(value):
+        return "–"
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
