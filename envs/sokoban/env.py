@@ -241,30 +241,32 @@ class SokobanEnv(TextEnv):
         return False
 
     def _heeds(self, task: Task, actions: Sequence[str], attempt: Sequence[str]) -> bool:
-        """Return whether the first turn differs from the attempt's where the feedback says that it failed.
+        """Return whether the first turn that failed is mended where its feedback says that it failed.
 
         The feedback names a failing move k, or says that after the last move something is missing (k is then
         one past the end). If the reference plan shares the moves before k, exactly those are kept and move k
-        is another one. If it does not (the attempt left the way earlier), the failing move must not be
-        repeated at k, and what was missing must not be missing in the same words.
+        is another one. If it does not (the attempt left the way earlier), moves that would earn the same
+        words are ruled out. Either way the reference plan itself stays possible.
         """
-        if not actions or not attempt or tuple(actions) == tuple(attempt):
+        if tuple(actions) == tuple(attempt):
             return False
-        level = _level(task.meta["grid"])
-        try:
-            tried, offered = parse_moves(attempt[0], self.move_limit), parse_moves(actions[0], self.move_limit)
-        except ActionError:
-            return actions[0] != attempt[0]
-        found = report(self._play(level, tried))
-        if found.failing is None:
-            return True
-        k = found.failing
-        right = parse_moves(task.privileged["answer"], self.rules.plan_moves)[: self.move_limit]
-        if right[:k] == tried[:k]:
-            return offered[:k] == tried[:k] and offered[k : k + 1] != tried[k : k + 1]
-        if k < len(tried):
-            return offered[k : k + 1] != tried[k : k + 1]
-        return report(self._play(level, offered)).text != found.text
+        level, right = _level(task.meta["grid"]), parse_moves(task.privileged["answer"], len(task.privileged["answer"]))
+        for tried_text, offered_text in zip(attempt, actions, strict=False):
+            try:
+                tried, offered = parse_moves(tried_text, self.move_limit), parse_moves(offered_text, self.move_limit)
+            except ActionError:
+                return offered_text != tried_text
+            if tried == right[: self.move_limit] != right:  # a full turn of the reference plan: the failure came later
+                if offered != tried:
+                    return False
+                level, right = self._play(level, tried).level, right[self.move_limit :]
+                continue
+            found = report(self._play(level, tried))
+            if found.failing is not None and right[: found.failing] == tried[: found.failing]:
+                k = found.failing
+                return offered[:k] == tried[:k] and offered[k : k + 1] != tried[k : k + 1]
+            return report(self._play(level, offered)).text != found.text
+        return True
 
     def _play(self, level: Level, moves: Sequence[int]) -> Trace:
         return run(level, moves, stop_when_solved=self.mode == "multi_turn")
