@@ -174,7 +174,7 @@ class Learner:
             chosen = set(part)
             mine = [entry for entry in entries if entry.item.view.row in chosen]
             if mine:
-                self._step(_Step(terms, mine, rows, len(chosen) / max(1, len(rows)), meters))
+                self._step(_Step(terms, mine, rows, len(chosen) / len(rows) if rows else 1.0, meters))
                 self.teacher.after_update()
         self._measure_drift(mine[:PROBE_SEQUENCES], meters)
         return meters.summary(len(rows))
