@@ -43,7 +43,7 @@ function layout(chart, x, y) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--soft"), family: "inherit", size: 13 },
     margin: { l: 52, r: 12, t: 12, b: 44 }, hovermode: "x unified", hoverlabel: { bgcolor: css("--card"), bordercolor: css("--line"), font: { color: css("--ink") } },
     legend: { orientation: "h", y: -0.2, font: { color: css("--ink") } },
-    xaxis: { ...axis, title: { text: data.axes[x], standoff: 8 }, rangemode: "tozero" },
+    xaxis: { ...axis, title: { text: data.axes[x], standoff: 10, font: { size: 13 } }, rangemode: "tozero" },
     yaxis: { ...axis, rangemode: "tozero", ...(y === "success" || y === "train" ? { tickformat: ".0%", range: [0, 1.02] } : {}) },
     shapes: reference.map((r) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: r.value, y1: r.value, line: { color: css("--soft"), width: 1, dash: "dot" } })),
     annotations: reference.map((r) => ({ xref: "paper", x: 1, y: r.value, xanchor: "right", yanchor: "bottom", text: r.name, showarrow: false, font: { size: 11, color: css("--soft") } })),
@@ -53,9 +53,9 @@ function layout(chart, x, y) {
 function draw() {
   const x = checked("axis"), y = checked("metric");
   data.charts.forEach((chart, i) => {
-    Plotly.react(`chart-${i}`, traces(chart, x, y), layout(chart, x, y), { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["lasso2d", "select2d"] });
+    Plotly.react(`chart-${i}`, traces(chart, x, y), layout(chart, x, y), { responsive: true, displayModeBar: false });
   });
-  document.querySelectorAll("[data-arm]").forEach((mark) => {
+  document.querySelectorAll(".paint").forEach((mark) => {
     const arm = data.arms[mark.dataset.arm];
     if (arm) mark.style.background = colour(arm);
   });
@@ -68,10 +68,12 @@ document.getElementById("theme").addEventListener("click", () => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 const filters = document.querySelectorAll("select[data-filter]");
-filters.forEach((select) => select.addEventListener("change", () => {
+function choose() {
   document.querySelectorAll("details[data-env]").forEach((row) => {
     row.hidden = [...filters].some((f) => f.value && row.dataset[f.dataset.filter] !== f.value);
   });
-}));
+}
+filters.forEach((select) => select.addEventListener("change", choose));
+choose();
 draw();
 document.documentElement.dataset.ready = "true";

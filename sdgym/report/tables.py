@@ -91,10 +91,11 @@ def _block(env: str, level: str, model: str, runs: Sequence[Run]) -> Block:
 def _references(runs: Sequence[Run]) -> tuple[Reference, ...]:
     """The start's greedy success and majority vote, averaged over the runs (all start from the same policy)."""
     starts: list[Score] = [run.first for run in runs if run.first is not None]
+    votes = max((s.samples for s in starts), default=0)
     found = []
     for name, note, values in (
         ("start, greedy", "decoding alone", [s.greedy for s in starts]),
-        ("start, maj@8", "decoding alone", [s.majority for s in starts]),
+        (f"start, maj@{votes}", "decoding alone", [s.majority for s in starts]),
     ):
         known = [v for v in values if v is not None]
         if known:
