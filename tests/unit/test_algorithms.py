@@ -350,7 +350,7 @@ def test_rows_without_a_teacher_count_as_zeros_in_sdpo(policy: BagModel, teacher
     interpreter = Interpreter(policy, teacher)
     (term,) = annotate("sdpo_rich", reward_group([0, 1, 0, 0]), interpreter)
     assert rows_of(term) == [0, 2, 3] and term.rows == 4 and term.count_empty
-    means = [float(interpreter.values(term.loss, item).mean()) for item in term.items]
+    means = [interpreter.values(term.loss, item).mean().item() for item in term.items]
     assert interpreter.objective([term]).item() == pytest.approx(sum(means) / 4, abs=1e-9)
 
 
