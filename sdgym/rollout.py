@@ -66,11 +66,19 @@ class EventLoop:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def close(self) -> None:
-        """Stop the loop and join its thread."""
+        """Cancel what still runs, stop the loop and join its thread."""
+        concurrent.futures.wait([self.start(_cancel_others())], timeout=5)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
         if not self._thread.is_alive():
             self._loop.close()
+
+
+async def _cancel_others() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 class _Context:
@@ -255,7 +263,7 @@ class RolloutDriver:
 
     def _is_last_turn(self, episode: _Episode) -> bool:
         """Whether the turn about to be sampled (or just sampled, before it is recorded) ends the episode."""
-        return episode.turn + 1 >= int(getattr(episode.env.unwrapped, "max_turns", 1 << 30))
+        return episode.turn + 1 >= _max_turns(episode.env)
 
     def _record(self, episode: _Episode, sample: Sample) -> str:
         """Append a sampled turn exactly as it was drawn and return its text."""
@@ -283,7 +291,7 @@ class RolloutDriver:
         elif terminated:
             episode.stop = StopReason.TERMINATED
         elif truncated:
-            episode.stop = StopReason.MAX_TURNS if episode.turn >= getattr(episode.env.unwrapped, "max_turns", 0) else StopReason.TRUNCATED
+            episode.stop = StopReason.MAX_TURNS if episode.turn >= _max_turns(episode.env) else StopReason.TRUNCATED
         elif episode.last_stop == "context":
             episode.stop = StopReason.CONTEXT_FULL
         if episode.stop is not None:
@@ -377,6 +385,10 @@ async def _act(env: Any, action: str) -> Answer:
     except Exception as error:
         name = getattr(env.unwrapped, "env_id", "") or type(env.unwrapped).__name__
         raise EnvError(f"{name} raised {type(error).__name__} on the action {action[:200]!r}: {error}") from error
+
+
+def _max_turns(env: Any) -> int:
+    return int(getattr(env.unwrapped, "max_turns", 1 << 30))
 
 
 def _outcome(episode: _Episode, info: dict[str, Any]) -> Outcome:
