@@ -191,7 +191,7 @@ class SokobanEnv(TextEnv):
         level = _level(task.meta["grid"])
         turns: list[str] = []
         while not level.solved and len(turns) < self.max_turns:
-            plan = draw(level, self.move_limit, rng)
+            plan = draw(level, self.move_limit, self.max_turns, rng)
             turns.append(plan_text(plan))
             level = self._play(level, plan).level
         return turns
@@ -209,7 +209,7 @@ class SokobanEnv(TextEnv):
             if level.solved or len(turns) == self.max_turns:
                 found.append((turns, mass))
                 continue
-            for plan, probability in plans(level, self.move_limit):
+            for plan, probability in plans(level, self.move_limit, self.max_turns):
                 stack.append((self._play(level, plan).level, (*turns, plan_text(plan)), mass * probability))
         return found
 

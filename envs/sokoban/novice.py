@@ -114,11 +114,12 @@ def _weights(f: Features) -> dict[str, float]:
 
 
 @functools.lru_cache(16384)
-def plans(level: Level, limit: int) -> tuple[tuple[Plan, float], ...]:
+def plans(level: Level, limit: int, turns: int = 1) -> tuple[tuple[Plan, float], ...]:
     """Return the novice's candidates for one turn from ``level`` with their probabilities, the right plan first.
 
     Candidates that solve the level are merged into the right one; equal ones into each other; all are cut to
-    ``limit`` moves. From a position that cannot be solved (or not decided within the search limit) the
+    ``limit`` moves. With several ``turns``, where a push too few or too many is soon mended and every failure
+    gives another try, only the mistakes about directions are made, and the more of them. From a position that cannot be solved (or not decided within the search limit) the
     novice pushes on from the near side.
     """
     right = _right(level)
@@ -126,6 +127,10 @@ def plans(level: Level, limit: int) -> tuple[tuple[Plan, float], ...]:
         return ((near_side(level, 1)[:limit], 1.0),)
     table = _mistakes(level, right)
     weights = {name: weight for name, weight in _weights(features(level, right)).items() if table[name] is not None}
+    if turns > 1:
+        weights = {name: weight for name, weight in weights.items() if name not in ("short", "long")}
+        weights["right"] /= turns
+        weights["mirrored"] = weights.get("mirrored", 0.0) + 0.4
     scale = (1.0 - SLIP) / sum(weights.values())
     mass: dict[Plan, float] = {right[:limit]: 0.0}
     for name, weight in weights.items():
@@ -135,9 +140,9 @@ def plans(level: Level, limit: int) -> tuple[tuple[Plan, float], ...]:
     return tuple(mass.items())
 
 
-def draw(level: Level, limit: int, rng: np.random.Generator) -> Plan:
+def draw(level: Level, limit: int, turns: int, rng: np.random.Generator) -> Plan:
     """Return one of :func:`plans`, drawn by its probability."""
-    options = plans(level, limit)
+    options = plans(level, limit, turns)
     mark = rng.random()
     for plan, probability in options:
         mark -= probability
