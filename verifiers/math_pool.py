@@ -28,6 +28,9 @@ from sdgym.errors import ConfigError, InfraError
 COMMAND = 16
 _KEPT_VARIABLES = ("PATH", "HOME", "LANG", "LC_ALL", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR")
 
+_START_LIMIT = 120.0
+"""Seconds a zygote may take to start; two on an idle core."""
+
 Pairs = Sequence[tuple[str, str]]
 
 
@@ -64,7 +67,7 @@ class _Zygote:
                 env=environment,
                 start_new_session=True,  # Ctrl-C at the terminal lets the trainer finish its step
             )
-        self.control.settimeout(60.0)
+        self.control.settimeout(_START_LIMIT)
         if self._answer() != "ready":
             raise InfraError("the math grader's worker process did not start")
 
@@ -210,34 +213,34 @@ class Pool:
                 continue
             try:
                 worker, reply = self._judge(worker, payload)
-                future.set_result(reply)
+                future.set_result(reply)  # before any clean-up: the deadline is the caller's
+                if worker is not None and (reply.status == "timeout" or worker.calls >= self.recycle):
+                    self.killed += reply.status == "timeout"
+                    spent, worker = worker, None
+                    self._discard(spent)
             except InfraError as error:
                 worker = None
-                future.set_exception(error)
+                if not future.done():
+                    future.set_exception(error)
         if worker is not None:
             worker.sock.close()
 
     def _judge(self, worker: _Worker | None, payload: bytes) -> tuple[_Worker | None, Reply]:
-        """Run one job; a worker that dies is replaced and the job tried once more."""
+        """Run one job; a worker that dies of it is replaced and the job tried once more."""
         for _ in range(2):
             worker = worker or self._spawn()
             started = time.monotonic()
             try:
                 results = self._exchange(worker, payload, started + self.deadline)
+            except TimeoutError:
+                return worker, Reply("timeout", (), time.monotonic() - started)
             except _Died:
                 self._discard(worker)
                 worker = None
                 continue
-            except TimeoutError:
-                self.killed += 1
-                self._discard(worker)
-                return None, Reply("timeout", (), time.monotonic() - started)
             worker.calls += 1
-            if worker.calls >= self.recycle:
-                self._discard(worker)
-                worker = None
             return worker, Reply("done", results, time.monotonic() - started)
-        return worker, Reply("crashed")
+        return None, Reply("crashed")
 
     def _exchange(self, worker: _Worker, payload: bytes, until: float) -> tuple[str, ...]:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -11,14 +10,19 @@ from sdgym.core import Outcome, Verdict
 from sdgym.errors import ConfigError, UnknownNameError
 from sdgym.verifiers.math_answer import MathGrader, judge, judge_response
 from sdgym.verifiers.math_gold import Gold
-from sdgym.verifiers.math_pool import Pool
+from sdgym.verifiers.math_pool import Pool, shared_pool
 
 
-@pytest.fixture(scope="module")
-def grader() -> Iterator[MathGrader]:
-    # Ten seconds: these answers take milliseconds; a busy machine must not turn them into timeouts.
-    with Pool(workers=1, deadline=10.0) as pool:
-        yield MathGrader(pool, cache_size=0)
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
+    # These answers take milliseconds; ten seconds, so that a busy machine does not turn them into timeouts.
+    monkeypatch.setattr(shared_pool(), "deadline", 10.0)
+    return shared_pool()
+
+
+@pytest.fixture
+def grader(pool: Pool) -> MathGrader:
+    return MathGrader(pool, cache_size=0)
 
 
 # (gold, type, answer, right): the false positives and false negatives that math-verify 0.9 is known for,
@@ -200,12 +204,11 @@ def test_wrong_declarations_are_refused() -> None:
         Gold("1", "decimal", tolerance=float("nan"))
 
 
-def test_slow_verdicts_are_cached_by_gold_and_normalised_answer() -> None:
+def test_slow_verdicts_are_cached_by_gold_and_normalised_answer(pool: Pool) -> None:
     async def ask(grader: MathGrader) -> list[float | None]:
         answers = (r"\boxed{2\sqrt{2}}", r"\boxed{2 \sqrt{2}}", r"\boxed{2\sqrt2}")
         return [(await grader.grade(Gold(r"\sqrt{8}"), answer)).score for answer in answers]
 
-    with Pool(workers=1, deadline=10.0) as pool:
-        kept, fresh = MathGrader(pool), MathGrader(pool, cache_size=0)
-        assert asyncio.run(ask(kept)) == asyncio.run(ask(fresh)) == [1.0, 1.0, 1.0]
+    kept, fresh = MathGrader(pool), MathGrader(pool, cache_size=0)
+    assert asyncio.run(ask(kept)) == asyncio.run(ask(fresh)) == [1.0, 1.0, 1.0]
     assert (kept.counts["slow"], fresh.counts["slow"]) == (2, 3)
