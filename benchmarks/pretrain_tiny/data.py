@@ -32,6 +32,8 @@ MIXTURE: Mapping[str, float] = {
     "outcome": 0.06,
 }
 
+INFORMED = ("reference", "peer", "feedback", "peer+feedback", "outcome")
+
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -166,9 +168,15 @@ def make_example(
     return Example(kind, prompt, tuple(made))
 
 
-def examples(envs: Sequence[TextEnv], chat: ChatFormat, seed: int, draws: int, shares: Sequence[float]) -> Iterator[Example]:
-    """Yield an endless, reproducible stream of examples over ``envs`` (split ``pretrain``)."""
-    kinds, weights = list(MIXTURE), np.array(list(MIXTURE.values()))
+def examples(
+    envs: Sequence[TextEnv], chat: ChatFormat, seed: int, draws: int, shares: Sequence[float], informed: float = 1.0
+) -> Iterator[Example]:
+    """Yield an endless, reproducible stream of examples over ``envs`` (split ``pretrain``).
+
+    ``informed`` is a factor on the shares of true information: below 1 the policy learns to use it less well.
+    """
+    kinds = list(MIXTURE)
+    weights = np.array([share * (informed if kind in INFORMED else 1.0) for kind, share in MIXTURE.items()])
     index = 0
     while True:
         rng = generator(seed, "pretrain", index)

@@ -1,6 +1,6 @@
 """Pre-train one embedded policy: next-token cross-entropy on the novice's posterior, Muon + AdamW.
 
-    python -m sdgym.benchmarks.pretrain_tiny.train --name tiny --seed 0
+    sdgym model pretrain --env sdgym/Math-v0 --env sdgym/Sokoban-v0 --name mine --out my-policy
 
 Restartable: the state is saved every few minutes and a second call goes on from there.
 """
@@ -23,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from sdgym.benchmarks.pretrain_tiny.data import Example, block_about, examples, framed_messages
 from sdgym.benchmarks.pretrain_tiny.tokenizer import train_tokenizer
 from sdgym.chat import ChatFormat
+from sdgym.errors import ConfigError
 from sdgym.packing import PackedBatch, pack
 from sdgym.seeding import derive, generator
 from sdgym.text_env import TextEnv
@@ -38,6 +39,9 @@ class Recipe:
         draws: demonstrations drawn per prompt (equal ones are merged and weighted).
         lr_muon, lr_adam: peak rates for hidden matrices and for everything else.
         warmup, decay: share of steps with a rising and with a linearly falling rate.
+        threads: CPU threads; one training process per core is faster than one on all.
+        level: of every environment.
+        informed: see :func:`sdgym.benchmarks.pretrain_tiny.data.examples`.
     """
 
     name: str = "tiny"
@@ -49,23 +53,40 @@ class Recipe:
     feed_forward: int = 384
     vocab: int = 768
     context: int = 1024
-    steps: int = 1500
+    steps: int = 2300
     batch: int = 128
     draws: int = 8
     lr_muon: float = 0.02
     lr_adam: float = 3e-3
     warmup: float = 0.02
-    decay: float = 0.4
-    threads: int = 2
+    decay: float = 0.35
+    threads: int = 1
+    level: str = "tiny"
+    informed: float = 1.0
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (Recipe(), Recipe("tiny-b", seed=1), Recipe("tiny-c", seed=2), Recipe("tiny-weak", seed=3, informed=0.25))
+}
+"""The embedded policies. ``tiny-weak`` saw a quarter as much true information: weak in-context lift."""
 
 
 def make_envs(recipe: Recipe) -> list[TextEnv]:
-    """Return the recipe's environments at level ``tiny``."""
-    import gymnasium
+    """Return the recipe's environments.
 
-    import sdgym.envs  # noqa: F401  (registers the ids)
+    Raises:
+        ConfigError: one of them has no novice to learn from.
+    """
+    from sdgym.session import make_env
 
-    return [gymnasium.make(env_id, level="tiny", split="pretrain", **kwargs).unwrapped for env_id, kwargs, _ in recipe.envs]  # type: ignore[misc]
+    envs: list[TextEnv] = []
+    for env_id, kwargs, _ in recipe.envs:
+        env = make_env(env_id, **{"level": recipe.level, "split": "pretrain", **kwargs}).unwrapped
+        if type(env).novice is TextEnv.novice or type(env).consistent is TextEnv.consistent:
+            raise ConfigError(f"{env_id} has no novice() and consistent(), so there are no demonstrations to pre-train on")
+        envs.append(env)
+    return envs
 
 
 def corpus(envs: Sequence[TextEnv], seed: int, count: int = 1500) -> Iterator[str]:
@@ -117,7 +138,7 @@ class ExampleStream(IterableDataset[list[Example]]):
         envs, chat = make_envs(self.recipe), ChatFormat(self.tokenizer)
         shares = [share for _, _, share in self.recipe.envs]
         for step in range(self.first, self.recipe.steps):
-            stream = examples(envs, chat, derive(self.recipe.seed, "data", step) >> 17, self.recipe.draws, shares)
+            stream = examples(envs, chat, derive(self.recipe.seed, "data", step) >> 17, self.recipe.draws, shares, self.recipe.informed)
             yield [next(stream) for _ in range(self.recipe.batch)]
 
 
