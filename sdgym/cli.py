@@ -13,6 +13,7 @@ from collections.abc import Sequence
 # Idle OpenMP threads must sleep instead of spin, and the variables count only if set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # weights of 3 MB need no bar in the middle of our own
 
 import typer
 

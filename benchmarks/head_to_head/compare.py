@@ -74,7 +74,10 @@ def run_suite(
     """
     from rich.console import Console as RichConsole
 
-    console = console or RichConsole(highlight=False)
+    if console is None:
+        console = RichConsole(highlight=False)
+        if not console.is_terminal:
+            console = RichConsole(highlight=False, width=140)  # a file or a pipe has no width of its own
     chosen = customise(load_suite(suite) if isinstance(suite, str) else suite, algos, envs, seeds, model, env_kwargs, settings)
     folder = pathlib.Path(out) if out is not None else default_folder(suite if isinstance(suite, str) else "suite", chosen)
     if out is not None and folder.is_dir() and any(folder.iterdir()) and not resume:

@@ -59,9 +59,9 @@ def _torch() -> Iterator[Finding]:
 def _zoo() -> Iterator[Finding]:
     from sdgym.algos import algorithms
     from sdgym.commands.envs import environment_class
-    from sdgym.commands.model import ASSETS
     from sdgym.envs import ENVIRONMENTS
     from sdgym.errors import UserError
+    from sdgym.model_store import EMBEDDED, local_path
 
     for env_id in sorted(ENVIRONMENTS):
         try:
@@ -75,7 +75,7 @@ def _zoo() -> Iterator[Finding]:
             yield Finding(True, name, "loads")
         except UserError as error:
             yield Finding(False, name, str(error))
-    policies = sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
+    policies = [name for name in EMBEDDED if local_path(name) is not None]
     yield Finding(bool(policies), "embedded policies", ", ".join(policies) or "none: the checkout is incomplete")
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Annotated
 
 import typer
 
 app = typer.Typer(help="List, fetch and pre-train policies.", invoke_without_command=True, rich_markup_mode=None)
-
-ASSETS = pathlib.Path(__file__).resolve().parents[1] / "assets"
 
 
 @app.callback()
@@ -19,12 +18,43 @@ def _default(context: typer.Context) -> None:
 
 @app.command("list")
 def list_() -> None:
-    """Show the embedded policies and those that can be fetched."""
+    """Show the policies that come with sdgym and those that can be fetched without a model hub."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "where", "size", box=None, header_style="bold")
-    for folder in sorted(path.parent for path in ASSETS.glob("*/config.json")):
+    from sdgym.model_store import EMBEDDED, FETCHABLE, local_path
+
+    table = Table("name", "state", "size", "folder", box=None, header_style="bold")
+    for name in (*EMBEDDED, *FETCHABLE):
+        folder = local_path(name)
+        if folder is None:
+            table.add_row(name, f"get it with: sdgym model fetch {name}" if name in FETCHABLE else "not in this checkout", "", "")
+            continue
         size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-        table.add_row(folder.name, "embedded", f"{size / 1e6:.1f} MB")
-    Console().print(table)
+        table.add_row(name, "embedded" if name in EMBEDDED else "fetched", f"{size / 1e6:.1f} MB", str(folder))
+    Console(soft_wrap=True).print(table)
+    typer.echo("Any Hugging Face id or folder works as --model too.")
+
+
+@app.command("pretrain")
+def pretrain(
+    env: Annotated[list[str], typer.Option("--env", help="Environment the policy learns from; repeat for several.", metavar="ID")],
+    out: Annotated[pathlib.Path, typer.Option("--out", help="Folder of the policy; training state lies beside it.", metavar="DIR")],
+    level: Annotated[str, typer.Option("--level", help="Level of the environments.")] = "tiny",
+    steps: Annotated[int, typer.Option("--steps", help="Optimizer steps.", min=1)] = 1500,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of data and weights.", min=0)] = 0,
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads.", min=1)] = 2,
+) -> None:
+    """Build an embedded policy from the environments' own demonstrations; a second call goes on where the first stopped."""
+    from sdgym.api import make
+    from sdgym.commands.options import allow_local_modules
+
+    allow_local_modules(*env)
+    for env_id in env:
+        make(env_id, level=level).close()  # a wrong name is one sentence, before any work
+    from sdgym.benchmarks.pretrain_tiny.train import Recipe, pretrain as build
+
+    share = 1.0 / len(env)
+    recipe = Recipe(name=out.name, seed=seed, envs=tuple((e, {"level": level}, share) for e in env), steps=steps, threads=threads)
+    build(recipe, out, out.with_name(f"{out.name}.work"))
+    typer.echo(f"policy {out}; measure it with: sdgym eval --model {out} --env {env[0]} --level {level}")
