@@ -52,7 +52,8 @@ def pretrain(
     allow_local_modules(*env)
     for env_id in env:
         make(env_id, level=level).close()  # a wrong name is one sentence, before any work
-    from sdgym.benchmarks.pretrain_tiny.train import Recipe, pretrain as build
+    from sdgym.benchmarks.pretrain_tiny.train import Recipe
+    from sdgym.benchmarks.pretrain_tiny.train import pretrain as build
 
     share = 1.0 / len(env)
     recipe = Recipe(name=out.name, seed=seed, envs=tuple((e, {"level": level}, share) for e in env), steps=steps, threads=threads)
