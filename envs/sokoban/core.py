@@ -29,10 +29,10 @@ def step(walls: int, boxes: int, player: int, delta: int) -> tuple[int, int, int
         ``(boxes, player, event)`` after the move; unchanged if the move is blocked.
     """
     ahead = player + delta
+    if not (walls | boxes) >> ahead & 1:
+        return boxes, ahead, MOVED
     if walls >> ahead & 1:
         return boxes, player, HIT_WALL
-    if not boxes >> ahead & 1:
-        return boxes, ahead, MOVED
     beyond = ahead + delta
     if walls >> beyond & 1:
         return boxes, player, BOX_AT_WALL
