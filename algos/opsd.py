@@ -56,7 +56,8 @@ class OPSD(Algorithm):
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Refuse an environment without reference solutions."""
         world = env.unwrapped
-        if not world.make_task(0, world.split).privileged.get("reference_solution", "").strip():
+        privileged = world.make_task(0, world.split).privileged if hasattr(world, "make_task") else {}
+        if not privileged.get("reference_solution", "").strip():
             raise ConfigError(
                 f"opsd needs a reference solution, which the tasks of {world.env_id} do not have: use sdpo (feedback) or grpo (reward)"
             )

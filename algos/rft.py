@@ -24,6 +24,7 @@ from sdgym.algos.losses import NLLLoss
 from sdgym.algos.settings import UpdateSettings
 from sdgym.algos.terms import make_term, usable_rows
 from sdgym.core import LossItem, LossTerm, ScoringView
+from sdgym.errors import ConfigError
 
 
 class RFTConfig(UpdateSettings):
@@ -78,6 +79,14 @@ class RFT(Algorithm):
         drawn, self._order = self._order[: self.config.pool_batch], self._order[self.config.pool_batch :]
         chosen = [self.pool[task][k] for task, k in drawn]
         return self._term([[dataclasses.replace(view, row=i) for view in views] for i, views in enumerate(chosen)], batch)
+
+    def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
+        """Refuse an offline run that would end before its training phase."""
+        collect = self.config.collect_steps
+        if collect and settings.get("steps", collect + 1) <= collect:
+            raise ConfigError(
+                f"offline rft samples for collect_steps={collect} steps first, so steps must be larger, got {settings['steps']}"
+            )
 
     def _add(self, batch: Batch, pool: dict[str, list[list[ScoringView]]]) -> None:
         for i in usable_rows(batch, drop_truncated=True):

@@ -179,10 +179,10 @@ def test_nothing_to_learn_from_is_no_term(policy: BagModel) -> None:
 def success_batch() -> Batch:
     first, second, _ = tasks()
     script = [
+        (first, "3", 0.0),
         (first, "4", 1.0),
         (first, "4", 1.0),
         (first, "=4", 1.0),
-        (first, "3", 0.0),
         (second, "5", 1.0),
         (second, "is 5", 1.0),
         (second, "5.", 1.0),
@@ -195,7 +195,7 @@ def success_batch() -> Batch:
 def test_rft_imitates_distinct_untruncated_successes_up_to_the_cap(policy: BagModel) -> None:
     batch = success_batch()
     (term,) = annotate("rft", batch, Interpreter(policy), {"max_per_task": 2})
-    assert rows_of(term) == [0, 2, 4, 5]
+    assert rows_of(term) == [1, 3, 4, 5]
     logprobs = [sequence_logprobs(batch, policy, i) for i in rows_of(term)]
     expected = -sum(x.sum() for x in logprobs) / sum(len(x) for x in logprobs)
     assert Interpreter(policy).objective([term]).item() == pytest.approx(expected.item(), abs=1e-12)
@@ -241,6 +241,13 @@ def test_offline_rft_resumes_in_the_middle_of_a_pass(policy: BagModel) -> None:
         return [list(item.view.token_ids) for item in term.items]
 
     assert terms_after(restore=True) == terms_after(restore=False)
+
+
+def test_offline_rft_refuses_to_end_before_it_trains() -> None:
+    algorithm = build_algorithm("rft_offline", {"collect_steps": 5})
+    with pytest.raises(ConfigError, match="steps must be larger, got 5"):
+        algorithm.validate(None, {"steps": 5})
+    algorithm.validate(None, {"steps": 6})
 
 
 def test_an_empty_pool_is_no_update(policy: BagModel) -> None:
@@ -444,6 +451,18 @@ def test_opsd_refuses_a_world_without_reference_solutions() -> None:
     with pytest.raises(ConfigError, match="test/World-v0 do not have"):
         build_algorithm("opsd_v1").validate(World({"answer": "7"}), {})
     build_algorithm("opsd_v1").validate(World({"reference_solution": "3+4=7"}), {})
+
+
+def test_opsd_refuses_a_world_that_is_no_text_env() -> None:
+    class Plain:
+        env_id = "test/Plain-v0"
+
+        @property
+        def unwrapped(self) -> Plain:
+            return self
+
+    with pytest.raises(ConfigError, match="test/Plain-v0"):
+        build_algorithm("opsd_v1").validate(Plain(), {})
 
 
 # ---- sharpening and shared building blocks ---------------------------------------------------------------------

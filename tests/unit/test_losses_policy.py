@@ -322,6 +322,16 @@ def test_bco_without_information_starts_at_two_ln_two_and_still_pulls() -> None:
     np.testing.assert_allclose(torch.autograd.grad(values.sum(), logq)[0].numpy(), [-0.05, 0.05], atol=EXACT)
 
 
+def test_bco_prior_and_shift_carry_no_gradient() -> None:
+    """φ = θ: the E-step must not move the student's context through its prior."""
+    logq, prior = leaf([-1.0, -2.0]), leaf([-1.5, -1.0])
+    inputs = make_inputs(logq, [1, 1], reference_logprobs=prior[None], label=torch.tensor([1, -1]))
+    values, _ = BCOLoss(0.1, 0.0)(inputs)
+    assert torch.autograd.grad(values.sum(), prior, allow_unused=True)[0] is None
+    rewards = implicit_reward(logq, prior, inputs, 0.1)
+    assert rewards.requires_grad and not bco_shift(rewards[:1], rewards[1:]).requires_grad
+
+
 def test_bco_shift_needs_both_sides() -> None:
     with pytest.raises(ValueError, match="accepted and one rejected"):
         bco_shift(torch.ones(2), torch.ones(0))

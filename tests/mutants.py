@@ -1,0 +1,202 @@
+"""Break one key line at a time and see that a named test turns red.
+
+Each mutant changes one line in a copy of the checkout (a sign, a mask, a shift, a stop-gradient, a normaliser …) and
+names the test that must catch it. A mutant that survives, a test that is red without it, or a text that is no longer
+in its file is a failure. Run all with ``python tests/mutants.py``, some with ``python tests/mutants.py WORD …``.
+
+The heavy libraries are imported once; every run is a fork of that process which imports the project from the copy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import pathlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FOLDERS = ("sdgym", "algos", "envs", "verifiers", "benchmarks", "tests")
+SECONDS = 120  # of one run; the shortest tests that catch each mutant take a few
+PASSED, FAILED = 0, 1  # pytest's exit codes; 2–5 mean that the test did not run
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One broken line: ``old`` occurs once in ``file`` and becomes ``new``; ``test`` is the node id that must fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    test: str
+
+
+DIVERGENCE, DISTILL = "algos/losses/divergence.py", "algos/losses/distill.py"
+POLICY, BASE, SEQUENCE = "algos/losses/policy_gradient.py", "algos/losses/base.py", "algos/losses/sequence.py"
+T_DIVERGENCE, T_POLICY = "tests/unit/test_losses_divergence.py::", "tests/unit/test_losses_policy.py::"
+T_ADVANTAGES, T_ALGORITHMS = "tests/unit/test_advantages.py::", "tests/unit/test_algorithms.py::"
+T_LEARNER, T_TEACHER = "tests/unit/test_learner.py::", "tests/unit/test_teacher.py::"
+T_EXPRESSIBLE, T_ROLLOUT = "tests/architecture/test_expressible.py::", "tests/unit/test_rollout.py::"
+
+MUTANTS = (
+    # policy gradients
+    Mutant("ppo: sign", POLICY, "loss = -torch.minimum(w * advantage,", "loss = torch.minimum(w * advantage,", T_POLICY + "test_ppo_and_dual_clip"),
+    Mutant("ppo: optimistic clip", POLICY, "loss = -torch.minimum(w * advantage,", "loss = -torch.maximum(w * advantage,", T_POLICY + "test_ppo_and_dual_clip"),
+    Mutant("dual clip: wrong side", POLICY, "torch.where(advantage < 0, torch.minimum", "torch.where(advantage > 0, torch.minimum", T_POLICY + "test_ppo_and_dual_clip"),
+    Mutant("cispo: gradient through the weight", POLICY, "return -w.detach().clamp(min=low", "return -w.clamp(min=low", T_POLICY + "test_on_policy_every_objective_is_the_policy_gradient"),
+    Mutant("gspo: gradient lost", POLICY, "torch.exp(inputs.logprobs - inputs.logprobs.detach())", "torch.exp(inputs.logprobs - inputs.logprobs).detach()", T_POLICY + "test_gradient_against_finite_differences"),
+    Mutant("k3: direction", POLICY, "torch.exp(-bounded) - 1 + bounded", "torch.exp(bounded) - 1 - bounded", T_POLICY + "test_reference_kl_values_and_gradients"),
+    Mutant("masked mean: counts masked tokens", BASE, "counts = sequence_sum((inputs.weight != 0).to(values.dtype)", "counts = sequence_sum(torch.ones_like(values)", T_POLICY + "test_gspo_ratio_is_the_geometric_mean_over_unmasked_tokens"),
+    Mutant("mismatch: ratio upside down", BASE, "(inputs.old_logprobs - inputs.rollout_logprobs).detach()", "(inputs.rollout_logprobs - inputs.old_logprobs).detach()", T_POLICY + "test_rollout_correction"),
+    # divergences
+    Mutant("forward KL: weighted by the student", DIVERGENCE, "_clipped_sum(teacher.exp() * (teacher - student)", "_clipped_sum(student.exp() * (teacher - student)", T_DIVERGENCE + "test_printed_fixture"),
+    Mutant("reverse KL: arguments swapped", DIVERGENCE, "_clipped_sum(student.exp() * (student - teacher), ", "_clipped_sum(teacher.exp() * (teacher - student), ", T_DIVERGENCE + "test_printed_fixture"),
+    Mutant("truncated KL: stop-gradient dropped", DIVERGENCE, "(student - teacher).detach(), pointwise_clip)", "(student - teacher), pointwise_clip)", T_DIVERGENCE + "test_fixed_coefficient_drops_exactly_the_gradient_of_the_captured_mass"),
+    Mutant("Jensen–Shannon: mixture weights swapped", DIVERGENCE, "teacher + math.log(alpha), student + math.log1p(-alpha)", "student + math.log(alpha), teacher + math.log1p(-alpha)", T_DIVERGENCE + "test_oracle_and_finite_differences"),
+    Mutant("tail: clamp dropped", DIVERGENCE, ".clamp(max=_LOG_OF_ALMOST_ONE)", "", T_DIVERGENCE + "test_tail_of_a_full_support_is_finite_and_still"),
+    Mutant("support: the teacher's instead of the student's", DISTILL, 'student_logits.detach() if self.support == "student_topk"', 'student_logits.detach() if self.support == "teacher_topk"', T_DIVERGENCE + "test_printed_fixture"),
+    Mutant("distillation: gradient into the teacher", DISTILL, "teacher_logits = reference_logits[0].detach()", "teacher_logits = reference_logits[0]", T_DIVERGENCE + "test_no_gradient_reaches_the_teacher"),
+    Mutant("sampled surrogate: stop-gradient dropped", DISTILL, "return log_ratio.detach() * logprobs", "return log_ratio * logprobs", T_POLICY + "test_sampled_fixture"),
+    Mutant("importance: cap turned into a floor", DISTILL, ".clamp(max=self.importance_cap)", ".clamp(min=self.importance_cap)", T_POLICY + "test_importance_cap_is_one_sided_and_without_gradient"),
+    Mutant("bco: label ignored", SEQUENCE, "margin = inputs.label.to(rewards.dtype) * (rewards", "margin = 1.0 * (rewards", T_POLICY + "test_bco_fixture"),
+    Mutant("bco: prior with gradient", SEQUENCE, "reference_logprobs.detach(), inputs)", "reference_logprobs, inputs)", T_POLICY + "test_bco_prior_and_shift_carry_no_gradient"),
+    # aggregation
+    Mutant("aggregate: divisor counts weights", "sdgym/objective.py", "mask = (weight != 0).to(values.dtype)", "mask = weight.to(values.dtype)", "tests/properties/test_losses_laws.py::test_weights_scale_the_value_but_not_the_denominator"),
+    Mutant("aggregate: masked values leak", "sdgym/objective.py", "values.masked_fill(weight == 0, 0.0) * weight", "values * weight", T_POLICY + "test_a_masked_infinity_poisons_neither_value_nor_gradient"),
+    Mutant("denominators: masked tokens counted", "sdgym/denominators.py", "sum(np.count_nonzero(item.weight) for", "sum(len(item.weight) for", T_LEARNER + "test_gradient_equals_the_plain_objective"),
+    # advantages
+    Mutant("advantages: population deviation", "algos/advantages.py", "np.sqrt(squares / np.maximum(count - ddof, 1))", "np.sqrt(squares / np.maximum(count, 1))", T_ADVANTAGES + "test_fixture"),
+    Mutant("advantages: ungradable rows in the mean", "algos/advantages.py", "mean = np.nansum(members, 0) / np.maximum(count, 1)", "mean = np.nansum(members, 0) / len(members)", T_ADVANTAGES + "test_a_row_that_could_not_be_graded_leaves_the_statistics"),
+    Mutant("advantages: equal rewards leave rounding", "algos/advantages.py", "np.where(low >= high,", "np.where(low > high,", T_ADVANTAGES + "test_equal_rewards_give_exactly_zero"),
+    Mutant("returns: discount on the present", "algos/advantages.py", "later = filled[:, h] + discount * later", "later = discount * filled[:, h] + later", T_ADVANTAGES + "test_turn_credit_is_the_discounted_return_to_go"),
+    # algorithms
+    Mutant("rows: ungradable ones trained", "algos/terms.py", "if row.usable and row.action_length", "if row.action_length", T_ALGORITHMS + "test_ungradable_rows_are_absent_and_truncated_ones_can_be_masked"),
+    Mutant("tokens: every turn gets the first turn's advantage", "algos/terms.py", "per_turn[row.turn_of_token()]", "per_turn[0 * row.turn_of_token()]", T_EXPRESSIBLE + "test_token_advantages_are_those_of_the_turn"),
+    Mutant("items: alignment unchecked", "algos/terms.py", "if not np.array_equal(reference.scored_ids(), view.scored_ids()) or", "if False and", T_ALGORITHMS + "test_a_reference_that_scores_other_tokens_is_refused"),
+    Mutant("grpo: reference KL to itself", "algos/grpo.py", 'dataclasses.replace, weights="teacher"', 'dataclasses.replace, weights="policy"', T_ALGORITHMS + "test_reference_kl_is_to_the_frozen_policy_in_the_students_own_context"),
+    Mutant("rft: failures imitated", "algos/rft.py", "if row.success and not known", "if not known", T_ALGORITHMS + "test_rft_imitates_distinct_untruncated_successes_up_to_the_cap"),
+    Mutant("sdpo: hybrid weight swapped", "algos/sdpo.py", "self.config, 1 - self.config.policy_weight)", "self.config, self.config.policy_weight)", T_ALGORITHMS + "test_hybrid_mixes_by_coefficients_and_its_ends_are_its_parents"),
+    Mutant("peers: a success demonstrates itself", "algos/conditioning/base.py", "and not (exclude_self and j == index)", "", T_ALGORITHMS + "test_demonstrations_exclude_self"),
+    Mutant("sharpen: target with gradient", DISTILL, "target = (student_logits.detach() / self.temperature)", "target = (student_logits / self.temperature)", T_DIVERGENCE + "test_sharpening_pulls_towards_the_square_of_the_distribution"),
+    # scoring, learner, teacher, rollout
+    Mutant("views: insertion shifts by one", "sdgym/core.py", "offset_of[done:offset] = cursor + np.arange(offset - done)", "offset_of[done:offset] = cursor + 1 + np.arange(offset - done)", T_LEARNER + "test_insertions_are_attended_to_and_not_scored"),
+    Mutant("packing: a token predicts itself", "sdgym/packing.py", "columns.append(path[places - 1])", "columns.append(path[np.minimum(places, len(path) - 1)])", T_LEARNER + "test_scores_equal_a_fresh_forward"),
+    Mutant("packing: strangers attend to each other", "sdgym/packing.py", "seen[start:stop, ancestors] = True", "seen[start:stop, :start] = True", T_LEARNER + "test_scores_equal_a_fresh_forward"),
+    Mutant("learner: on-policy ratio with gradient", "sdgym/learner.py", "own = logprobs.detach()", "own = logprobs", T_EXPRESSIBLE + "test_the_learner_takes_the_gradient_of_the_interpreter[cepo]"),
+    Mutant("scoring: temperature forgotten", "sdgym/scoring.py", ".float() * (weight / self.temperature)", ".float() * weight", T_LEARNER + "test_scores_equal_a_fresh_forward"),
+    Mutant("learner: coefficient forgotten", "sdgym/learner.py", "total = total + term.coefficient * value", "total = total + value", T_EXPRESSIBLE + "test_the_learner_takes_the_gradient_of_the_interpreter[skill_sd]"),
+    Mutant("teacher: average the wrong way round", "sdgym/teacher.py", "shadow.mul_(1.0 - self.rate).add_(theirs.float(), alpha=self.rate)", "shadow.mul_(self.rate).add_(theirs.float(), alpha=1.0 - self.rate)", T_TEACHER + "test_ema_ten_steps_at_a_twentieth"),
+    Mutant("teacher: frozen copy shares the student's weights", "sdgym/teacher.py", "twin = copy.deepcopy(model)", "twin = copy.copy(model)", T_TEACHER + "test_frozen_never_moves"),
+    Mutant("rollout: observations trained", "sdgym/rollout.py", "self.masks.append(np.full(len(ids), sampled))", "self.masks.append(np.full(len(ids), True))", T_ROLLOUT + "test_segments_hold_exactly_what_passed_through_the_sampler"),
+    Mutant("buffer: groups torn", "sdgym/buffer.py", "yield [index for g in part for index in groups[int(g)]]", "yield [index for g in part for index in groups[int(g)][1:]]", "tests/unit/test_buffer.py::test_batches_hold_whole_groups_once"),
+)  # fmt: skip
+
+
+def problems(root: pathlib.Path, mutants: Sequence[Mutant] = MUTANTS) -> list[str]:
+    """Return what is stale: a line that is not there once, or a test that no longer exists."""
+    found = []
+    for m in mutants:
+        count = (root / m.file).read_text().count(m.old)
+        if count != 1:
+            found.append(f"{m.name}: its text occurs {count} times in {m.file}")
+        file, _, name = m.test.partition("::")
+        if f"def {name.partition('[')[0]}(" not in (root / file).read_text():
+            found.append(f"{m.name}: there is no test {m.test}")
+    return found
+
+
+def survivors(mutants: Sequence[Mutant] = MUTANTS) -> Iterator[tuple[Mutant | None, str]]:
+    """Yield ``(mutant, complaint)`` for every mutant, complaint "" where its test turned red; None stands for no mutant."""
+    preload()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / "checkout"
+        copy_checkout(copy)
+        tests = list(dict.fromkeys(m.test for m in mutants))
+        code = run_tests(copy, tests, SECONDS * 3)
+        yield None, "" if code == PASSED else f"the tests are not green without any mutant (exit code {code})"
+        if code != PASSED:
+            return
+        for m in mutants:
+            path = copy / m.file
+            text = path.read_text()
+            path.write_text(text.replace(m.old, m.new))
+            code = run_tests(copy, [m.test], SECONDS)
+            path.write_text(text)
+            yield m, "" if code == FAILED else f"{m.test} {'stayed green' if code == PASSED else f'did not run (exit code {code})'}"
+
+
+def copy_checkout(target: pathlib.Path) -> None:
+    """Copy what tests need; links stay relative, so they lead into the copy."""
+    target.mkdir()
+    ignore = shutil.ignore_patterns("__pycache__", "*.safetensors", "results", ".hypothesis")
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", target)
+
+
+def preload() -> None:
+    """Import the heavy libraries once, before forking; nothing of the project."""
+    import hypothesis
+    import pytest
+    import torch
+    import transformers
+
+    assert not any(name.partition(".")[0] == "sdgym" for name in sys.modules), "the project itself must come from the copy"
+    torch.set_num_threads(1)  # a forked child must not inherit a thread pool
+    assert all((hypothesis, pytest, transformers.LlamaForCausalLM, transformers.PreTrainedTokenizerFast))
+
+
+def run_tests(root: pathlib.Path, tests: Sequence[str], seconds: float) -> int:
+    """Run node ids against the copy in a forked child; return pytest's exit code, or -1 after ``seconds``."""
+    child = multiprocessing.get_context("fork").Process(target=_child, args=(root, list(tests)))
+    child.start()
+    child.join(seconds)
+    if child.is_alive():
+        child.kill()
+        child.join()
+        return -1
+    return child.exitcode if child.exitcode is not None else -1
+
+
+def _child(root: pathlib.Path, tests: list[str]) -> None:
+    import pytest
+
+    os.chdir(root)
+    sys.dont_write_bytecode = True  # a mutant may have the size and second of its original
+    sys.path.insert(0, str(root))
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    code = pytest.main(["-x", "-q", "--no-header", "--tb=no", "-p", "no:cacheprovider", *tests])
+    import sdgym
+
+    if not str(pathlib.Path(str(sdgym.__file__))).startswith(str(root)):
+        code = pytest.ExitCode.INTERNAL_ERROR  # the tests saw another copy of the project
+    os._exit(int(code))
+
+
+def main(words: Sequence[str]) -> int:
+    """Run the mutants whose name holds one of ``words`` (all without words) and print what happened."""
+    chosen = [m for m in MUTANTS if not words or any(w in m.name for w in words)]
+    stale = problems(ROOT, chosen)
+    for line in stale:
+        print(line)
+    if stale or not chosen:
+        return 1
+    started, bad = time.monotonic(), 0
+    for mutant, complaint in survivors(chosen):
+        bad += bool(complaint)
+        print(f"{'SURVIVED' if complaint else 'ok':8s} {mutant.name if mutant else '(no mutant)'} {complaint}", flush=True)
+    print(f"{len(chosen)} mutants, {bad} problems, {time.monotonic() - started:.0f} s")
+    return int(bad > 0)
+
+
+if __name__ == "__main__":
+    for _name, _value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}.items():
+        os.environ.setdefault(_name, _value)
+    sys.exit(main(sys.argv[1:]))
