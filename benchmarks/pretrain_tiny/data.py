@@ -48,7 +48,7 @@ class Example:
     """One prompt with several weighted continuations.
 
     Attributes:
-        kind: a key of :data:`MIXTURE`.
+        kind: a key of :data:`MIXTURE`, or ``study``.
         prompt_ids: int64 ``[Lp]``, ends with the generation marker.
         continuations: per distinct demonstration ``(ids [L], action_mask [L], share)``; shares sum to 1.
     """
@@ -158,6 +158,8 @@ def make_example(
     env: TextEnv, task: Task, other: Task, kind: str, rng: np.random.Generator, chat: ChatFormat, draws: int
 ) -> Example | None:
     """Build one example; None if its block cannot be made (a novice that never fails)."""
+    if kind == "study":
+        return Example(kind, chat.prompt_ids(list(task.messages)), ((*continuation(env, task, tuple(env.oracle(task)), chat), 1.0),))
     block = make_block(kind, env, task, other, rng, chat)
     if block is None:
         return None
@@ -169,11 +171,18 @@ def make_example(
 
 
 def examples(
-    envs: Sequence[TextEnv], chat: ChatFormat, seed: int, draws: int, shares: Sequence[float], informed: float = 1.0
+    envs: Sequence[TextEnv],
+    chat: ChatFormat,
+    seed: int,
+    draws: int,
+    shares: Sequence[float],
+    informed: float = 1.0,
+    study: float = 0.0,
 ) -> Iterator[Example]:
     """Yield an endless, reproducible stream of examples over ``envs`` (split ``pretrain``).
 
     ``informed`` is a factor on the shares of true information: below 1 the policy learns to use it less well.
+    ``study`` is the share of solved tasks without any block, from which the skills themselves are learnt.
     """
     kinds = list(MIXTURE)
     weights = np.array([share * (informed if kind in INFORMED else 1.0) for kind, share in MIXTURE.items()])
@@ -182,7 +191,7 @@ def examples(
         rng = generator(seed, "pretrain", index)
         env = envs[int(rng.choice(len(envs), p=np.array(shares)))]
         task, other = (env.make_task(derive(seed, "pretrain-task", index, which) >> 17, "pretrain") for which in range(2))
-        kind = kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
+        kind = "study" if rng.random() < study else kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
         example = make_example(env, task, other, kind, rng, chat, draws)
         if example is not None:
             yield example

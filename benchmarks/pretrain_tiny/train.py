@@ -41,6 +41,8 @@ class Recipe:
         warmup, decay: share of steps with a rising and with a linearly falling rate.
         threads: CPU threads; one training process per core is faster than one on all.
         level: of every environment.
+        study, study_until: share of solved tasks (see :func:`sdgym.benchmarks.pretrain_tiny.data.examples`), and up
+            to which share of the steps: skills first, habits and information after.
         informed: see :func:`sdgym.benchmarks.pretrain_tiny.data.examples`.
     """
 
@@ -63,6 +65,8 @@ class Recipe:
     threads: int = 1
     level: str = "tiny"
     informed: float = 1.0
+    study: float = 0.6
+    study_until: float = 0.6
 
 
 RECIPES = {
@@ -138,7 +142,9 @@ class ExampleStream(IterableDataset[list[Example]]):
         envs, chat = make_envs(self.recipe), ChatFormat(self.tokenizer)
         shares = [share for _, _, share in self.recipe.envs]
         for step in range(self.first, self.recipe.steps):
-            stream = examples(envs, chat, derive(self.recipe.seed, "data", step) >> 17, self.recipe.draws, shares, self.recipe.informed)
+            r = self.recipe
+            study = r.study if step < r.study_until * r.steps else 0.0
+            stream = examples(envs, chat, derive(r.seed, "data", step) >> 17, r.draws, shares, r.informed, study)
             yield [next(stream) for _ in range(self.recipe.batch)]
 
 
@@ -197,7 +203,10 @@ def pretrain(recipe: Recipe, out: pathlib.Path, work: pathlib.Path, save_every: 
     """Run the recipe, or go on from its last saved state in ``work``."""
     torch.set_num_threads(recipe.threads)
     work.mkdir(parents=True, exist_ok=True)
-    tokenizer = train_tokenizer(corpus(make_envs(recipe), recipe.seed), recipe.vocab)
+    words = work / "tokenizer"
+    if not words.exists():
+        train_tokenizer(corpus(make_envs(recipe), recipe.seed), recipe.vocab).save_pretrained(words)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(words)
     model = new_model(recipe, tokenizer)
     steps_by = optimizers(model, recipe)
     peaks = [[g["lr"] for g in o.param_groups] for o in steps_by]

@@ -59,6 +59,10 @@ class Draw:
         value = self.between(1, 2 * bound)
         return value if value <= bound else bound - value
 
+    def mostly(self, low: int, usual: int, high: int) -> int:
+        """Return an integer in ``[low, usual]`` in seven cases of ten, else one in ``[low, high]``."""
+        return self.between(low, usual if self.between(0, 9) < 7 else high)
+
     def pick(self, options: Sequence[T]) -> T:
         """Return one of ``options``, uniformly."""
         return options[int(self._rng.integers(len(options)))]

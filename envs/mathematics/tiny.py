@@ -12,6 +12,8 @@ from fractions import Fraction
 
 from sdgym.envs.mathematics.problem import Draw, Maker, Problem, boxed, fraction, polynomial, signed
 
+USUAL = 49, 29
+"""Most numbers are small: the larger ones are there for variety, and a million parameters learn slowly."""
 NAMES = ("Tom", "Ann", "Sam", "Mia", "Ben", "Eva", "Leo", "Zoe")
 THINGS = ("apples", "books", "coins", "cards", "pens", "eggs", "shells", "stamps")
 
@@ -62,13 +64,21 @@ def borrows(a: int, b: int) -> bool:
     return a % 10 < b % 10
 
 
+def operands(draw: Draw) -> tuple[int, int]:
+    """Return two different numbers below 100, the first mostly in 10–49 and the second mostly in 2–29."""
+    a = draw.mostly(10, USUAL[0], 99)
+    while (b := draw.mostly(2, USUAL[1], 99)) == a:
+        pass
+    return a, b
+
+
 def _texts(values: tuple[int, ...]) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
 def add(draw: Draw) -> Problem:
     """Two-digit addition."""
-    a, b = draw.between(10, 99), draw.between(10, 99)
+    a, b = operands(draw)
     text = draw.pick(("What is {} + {}?", "Compute {} + {}.", "Add {} and {}.")).format(a, b)
     solution = f"{a}+{b}: {sum_steps(a, b)}, so {boxed(str(a + b))}"
     return Problem("arithmetic", "add", (a, b), text, str(a + b), "int", solution, _texts(sum_mistakes(a, b)), _ease(carries(a, b), b))
@@ -76,7 +86,7 @@ def add(draw: Draw) -> Problem:
 
 def subtract(draw: Draw) -> Problem:
     """Two-digit subtraction with a positive result."""
-    b, a = sorted(draw.distinct(2, 10, 99))
+    b, a = sorted(operands(draw))
     text = draw.pick(("What is {0} - {1}?", "Compute {0} - {1}.", "Subtract {1} from {0}.")).format(a, b)
     solution = f"{a}-{b}: {difference_steps(a, b)}, so {boxed(str(a - b))}"
     mistakes = _texts(difference_mistakes(a, b))
@@ -110,7 +120,7 @@ _STORIES = (
 def story(draw: Draw) -> Problem:
     """One-step addition and subtraction stories; in some the keyword points the wrong way."""
     skill, operation, misleading, template = draw.pick(_STORIES)
-    b, a = sorted(draw.distinct(2, 10, 99))
+    b, a = sorted(operands(draw))
     if operation == "+" and draw.between(0, 1):
         a, b = b, a
     n, m = draw.distinct(2, 0, len(NAMES) - 1)
@@ -131,11 +141,11 @@ def linear(draw: Draw) -> Problem:
     skill = draw.pick(("x_plus", "x_minus", "minus_x"))
     ask = draw.pick(("Solve {} for x.", "Find x if {}.", "If {}, what is x?"))
     if skill == "x_minus":
-        a, b = draw.between(2, 99), draw.between(2, 99)
+        b, a = operands(draw)
         equation, rule, mistakes, hard = f"x - {a} = {b}", f"x={b}+{a}", (abs(b - a), *sum_mistakes(b, a)[::2]), carries(a, b)
         answer = a + b
     else:
-        small, large = sorted(draw.distinct(2, 2, 99))
+        small, large = sorted(operands(draw))
         answer, hard = large - small, borrows(large, small)
         slip = difference_mistakes(large, small)[0]
         if skill == "x_plus":
@@ -150,8 +160,8 @@ def linear(draw: Draw) -> Problem:
 
 def sequence(draw: Draw) -> Problem:
     """The next term of an arithmetic sequence, rising or falling."""
-    step = draw.nonzero(12)
-    start = draw.between(1, 60) if step > 0 else draw.between(1 - 4 * step, 99)
+    step = draw.nonzero(draw.pick((4, 4, 12)))
+    start = draw.mostly(1, 30, 60) if step > 0 else draw.mostly(1 - 4 * step, 50, 99)
     terms = [start + i * step for i in range(5)]
     given, answer = ", ".join(map(str, terms[:4])), terms[4]
     text = draw.pick(("What comes next: {}?", "Find the next term: {}.", "Continue the sequence: {}.")).format(given)
