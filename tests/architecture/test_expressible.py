@@ -25,7 +25,7 @@ from sdgym.algos.presets import build_algorithm
 from sdgym.algos.terms import build_items, token_advantages
 from sdgym.chat import ChatFormat
 from sdgym.core import LossItem, LossTerm, Message, ScoringView, Trajectory
-from sdgym.testing_objective import BagModel, Interpreter, group_rows, scripted_row, scripted_task
+from sdgym.testing.objective import BagModel, Interpreter, group_rows, scripted_row, scripted_task
 from sdgym.testing_policy import small_tokenizer
 
 CHAT = ChatFormat(small_tokenizer())

@@ -16,7 +16,7 @@ from sdgym.algos.terms import build_items
 from sdgym.chat import ChatFormat
 from sdgym.core import LossTerm, Task
 from sdgym.errors import AlignmentError, ConfigError
-from sdgym.testing_objective import BagModel, Interpreter, group_rows, scripted_row, scripted_task
+from sdgym.testing.objective import BagModel, Interpreter, group_rows, scripted_row, scripted_task
 from sdgym.testing_policy import small_tokenizer
 
 CHAT = ChatFormat(small_tokenizer())

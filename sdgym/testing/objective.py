@@ -30,6 +30,7 @@ from sdgym.core import (
     ViewScores,
 )
 from sdgym.objective import LossInputs
+from sdgym.seeding import generator
 
 
 def scripted_task(name: str, question: str, *, answer: str = "7", solution: str = "3+4=7") -> Task:
@@ -65,21 +66,7 @@ def scripted_row(
         truncated: whether the last action hit the token limit (its end token is then missing).
         max_tokens: the limit written into ``sampling``.
     """
-    messages = list(task.messages)
-    ids, mask, spans = list(chat.prompt_ids(messages)), [False] * len(chat.prompt_ids(messages)), []
-    prompt = len(ids)
-    for turn, text in enumerate(actions):
-        last = turn == len(actions) - 1
-        said = [*chat.encode_text(text), *([] if truncated and last else chat.end_ids[:1])]
-        spans.append(TurnSpan(turn, len(ids), len(ids) + len(said)))
-        ids, mask = ids + said, mask + [True] * len(said)
-        messages.append({"role": "assistant", "content": text})
-        if not last:
-            answer: Message = {"role": "user", "content": observations[turn]}
-            between = chat.continuation_ids(messages, [answer], ended=True)
-            assert between is not None
-            ids, mask = ids + list(between), mask + [False] * len(between)
-            messages.append(answer)
+    ids, mask, spans, prompt = _transcript(chat, task, actions, observations, truncated)
     tokens, action_mask = np.array(ids, np.int64), np.array(mask)
     logprobs = np.zeros(len(ids))
     if policy is not None:
@@ -101,6 +88,28 @@ def scripted_row(
         sampling={"temperature": 1.0, "max_tokens": max_tokens},
         truncated_tokens=truncated,
     )
+
+
+def _transcript(
+    chat: ChatFormat, task: Task, actions: Sequence[str], observations: Sequence[str], truncated: bool
+) -> tuple[list[int], list[bool], list[TurnSpan], int]:
+    """Return ids, action mask, turn spans and the prompt's length."""
+    messages = list(task.messages)
+    ids = chat.prompt_ids(messages).tolist()
+    prompt, mask, spans = len(ids), [False] * len(ids), []
+    for turn, text in enumerate(actions):
+        last = turn == len(actions) - 1
+        said = [*chat.encode_text(text).tolist(), *([] if truncated and last else chat.end_ids[:1])]
+        spans.append(TurnSpan(turn, len(ids), len(ids) + len(said)))
+        ids, mask = ids + said, mask + [True] * len(said)
+        messages.append({"role": "assistant", "content": text})
+        if not last:
+            answer: Message = {"role": "user", "content": observations[turn]}
+            between = chat.continuation_ids(messages, [answer], ended=True)
+            assert between is not None
+            ids, mask = ids + between.tolist(), mask + [False] * len(between)
+            messages.append(answer)
+    return ids, mask, spans, prompt
 
 
 def group_rows(rows: Sequence[Trajectory]) -> Batch:
@@ -178,7 +187,7 @@ class Interpreter:
 
     def context(self, chat: ChatFormat, *, step: int = 0, on_policy: bool = True, seed: int = 0) -> AnnotateContext:
         """Return what ``annotate`` is given."""
-        return AnnotateContext(step, chat, np.random.default_rng(seed), self.score, on_policy, 10_000)
+        return AnnotateContext(step, chat, generator(seed, "interpreter"), self.score, on_policy, 10_000)
 
     def values(self, loss: object, item: LossItem) -> Tensor:
         """Return one item's loss: ``[S]``, or ``[1]`` for a sequence loss."""
