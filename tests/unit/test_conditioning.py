@@ -13,7 +13,7 @@ from sdgym.algos.conditioning.frames import KINDS, attempt_text, feedback_text, 
 from sdgym.chat import ChatFormat
 from sdgym.core import Feedback, Task, Trajectory
 from sdgym.errors import ConfigError, UnknownNameError
-from sdgym.testing_objective import group_rows, scripted_row, scripted_task
+from sdgym.testing.objective import group_rows, scripted_row, scripted_task
 from sdgym.testing_policy import small_tokenizer
 
 
