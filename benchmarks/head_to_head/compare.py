@@ -6,12 +6,14 @@ import dataclasses
 import json
 import os
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdgym.benchmarks.head_to_head.display import Display, result_table
+from sdgym.benchmarks.head_to_head.pace import fit_steps
 from sdgym.benchmarks.head_to_head.runner import Board, run_all
-from sdgym.benchmarks.head_to_head.starts import measure_starts
+from sdgym.benchmarks.head_to_head.starts import Starts, measure_starts
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World, choose, load_suite, world_name
 from sdgym.benchmarks.head_to_head.trials import code_hash, make_trial
 from sdgym.config import merge
@@ -89,18 +91,23 @@ def run_suite(
     console.print(
         f"{chosen.title}: {len(chosen.arms)} methods × {len(chosen.envs)} environments, {cores} trials at a time, in {folder}", markup=False
     )
-    chosen, starts, notes = measure_starts(chosen, folder, cores, console)
+    began = time.monotonic()
+    starts = measure_starts(chosen, folder, cores, console)
+    chosen, fewer = fit_steps(starts.suite, starts.paces, cores)
+    if fewer is not None:
+        starts.notes.append(fewer)
+        console.print(fewer, markup=False, soft_wrap=True)
     plan = [
         make_trial(chosen, arm, world, seed + index, folder, index)
         for index in range(chosen.seeds)
         for world in chosen.envs
         for arm in chosen.arms
     ]
-    board = Board(plan, cores, chosen.time_budget)
+    board = Board(plan, cores, chosen.time_budget, started=began)
     with Display(console) as display:
         for state in run_all(board, display.notice):
             display.update(state)
-    return conclude(chosen, folder, board, starts, notes, console)
+    return conclude(chosen, folder, board, starts, console)
 
 
 def available_cores() -> int:
@@ -158,20 +165,18 @@ def customise(
     return changed
 
 
-def conclude(
-    suite: Suite, folder: pathlib.Path, board: Board, starts: Mapping[str, str], notes: Sequence[str], console: Console
-) -> Comparison:
+def conclude(suite: Suite, folder: pathlib.Path, board: Board, starts: Starts, console: Console) -> Comparison:
     """Write ``comparison.json`` and the report, print the tables and the path."""
     from sdgym.report import load_folder, write_report
     from sdgym.report.tables import blocks
 
     failed = {f"{t.world}/{t.arm}/seed-{t.seed}": why for t, why in board.failed.items()}
-    told = [*notes, *(f"{name} failed: {why}" for name, why in failed.items())]
+    told = [*starts.notes, *(f"{name} failed: {why}" for name, why in failed.items())]
     details = {
         "title": suite.title,
         "order": [arm.name for arm in suite.arms],
         "trials": {t.run_folder.relative_to(folder).as_posix(): [t.arm, t.world] for t in board.finished},
-        "starts": dict(starts),
+        "starts": starts.records,
         "notes": told,
     }
     (folder / DETAILS).write_text(json.dumps(details, indent=2), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sdgym.benchmarks.head_to_head.pace import Pace
 from sdgym.benchmarks.head_to_head.suite import Suite, World, world_name
 from sdgym.benchmarks.head_to_head.trials import code_hash
 from sdgym.core import content_hash
@@ -23,19 +25,36 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def measure_starts(suite: Suite, folder: pathlib.Path, cores: int, console: Console) -> tuple[Suite, dict[str, str], list[str]]:
-    """Evaluate the start on the test tasks of every environment, as the trials will at their end (same tasks, same luck).
+OVERHEAD = 8.0
+"""Seconds a process needs to import torch and transformers and load the policy, on a slow core."""
 
-    Returns:
-        The suite without the environments that cannot be run, the record file per environment (relative to
-        ``folder``), and one sentence per environment left out.
+
+@dataclasses.dataclass
+class Starts:
+    """What :func:`measure_starts` found.
+
+    Attributes:
+        suite: without the environments that cannot be run.
+        records: per world name its record file, relative to the comparison's folder.
+        paces: per world name how fast this machine is.
+        notes: one sentence per environment left out.
+    """
+
+    suite: Suite
+    records: dict[str, str] = dataclasses.field(default_factory=dict)
+    paces: dict[str, Pace] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def measure_starts(suite: Suite, folder: pathlib.Path, cores: int, console: Console) -> Starts:
+    """Evaluate the start on the test tasks of every environment, as the trials will at their end (same tasks, same luck).
 
     Raises:
         ConfigError: none can be run.
     """
     waiting = list(suite.envs)
     running: list[tuple[World, pathlib.Path, subprocess.Popen[str]]] = []
-    kept, starts, notes = [], {}, []
+    kept, found = [], Starts(suite)
     while waiting or running:
         while waiting and len(running) < cores:
             world = waiting.pop(0)
@@ -45,16 +64,23 @@ def measure_starts(suite: Suite, folder: pathlib.Path, cores: int, console: Cons
         _, errors = process.communicate()
         if process.returncode == 0:
             kept.append(world)
-            starts[world_name(world)] = (place / "eval.jsonl").relative_to(folder).as_posix()
+            found.records[world_name(world)] = (place / "eval.jsonl").relative_to(folder).as_posix()
+            found.paces[world_name(world)] = _pace(place)
             console.print(f"start on {world_name(world)}: {_summary(place / 'eval.jsonl')}", markup=False, soft_wrap=True)
         else:
             reason = (errors.strip().splitlines() or ["it stopped without a word"])[-1].removeprefix("sdgym: ")
-            notes.append(f"{world.id} is left out: {reason}")
-            console.print(notes[-1], markup=False, soft_wrap=True)
+            found.notes.append(f"{world.id} is left out: {reason}")
+            console.print(found.notes[-1], markup=False, soft_wrap=True)
     if not kept:
-        raise ConfigError(f"no environment of the suite can be run: {notes[0]}")
-    order = [w for w in suite.envs if w in kept]
-    return suite.model_copy(update={"envs": tuple(order)}), starts, notes
+        raise ConfigError(f"no environment of the suite can be run: {found.notes[0]}")
+    found.suite = suite.model_copy(update={"envs": tuple(w for w in suite.envs if w in kept)})
+    return found
+
+
+def _pace(place: pathlib.Path) -> Pace:
+    """Return the pace that the evaluation in ``place`` recorded."""
+    told = json.loads((place / "pace.json").read_text(encoding="utf-8"))
+    return Pace(told["rollouts"], told["seconds"], OVERHEAD)
 
 
 def _start(suite: Suite, world: World, folder: pathlib.Path) -> tuple[pathlib.Path, subprocess.Popen[str]]:

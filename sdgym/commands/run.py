@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import time
 from typing import Annotated
 
 import typer
@@ -74,6 +75,8 @@ def evaluate(
     from sdgym.api import evaluate as measure
     from sdgym.api import settings_tree
     from sdgym.config import make_config
+    from sdgym.policy import Policy
+    from sdgym.session import pick_device
 
     o.allow_local_modules(env)
     tree = settings_tree(
@@ -84,8 +87,10 @@ def evaluate(
     if records is not None and records.exists():
         typer.echo(f"{records} is there already", err=True)
         return
+    policy = Policy.load(run.model, pick_device(run.device), "float32", run.threads)
+    started = time.monotonic()
     report = measure(
-        run.model,
+        policy,
         run.env.id,
         episodes=episodes,
         samples=run.eval.samples,
@@ -93,11 +98,12 @@ def evaluate(
         temperature=run.eval.temperature,
         max_tokens=run.sampling.max_tokens,
         seed=run.eval.seed if seed is None else seed,
-        device=run.device,
-        threads=run.threads,
         **{k: v for k, v in run.env.kwargs.items() if k != "split"},
     )
+    seconds = time.monotonic() - started
     if records is not None:
+        rollouts = len(report.rows)
+        (records.parent / "pace.json").write_text(json.dumps({"rollouts": rollouts, "seconds": round(seconds, 3)}), encoding="utf-8")
         records.write_text("".join(json.dumps(line) + "\n" for line in report.records(step=0)).replace("NaN", "null"), encoding="utf-8")
     metrics = {name.removeprefix("eval/"): value for name, value in report.metrics().items()}
     head = {"model": run.model, "env": run.env.id, "split": report.split, "temperature": report.temperature}
