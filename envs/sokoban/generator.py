@@ -15,6 +15,10 @@ from sdgym.envs.sokoban.solver import SearchLimitError, Solution, reachable, sol
 from sdgym.errors import EnvError
 
 
+MAX_DRAWS = 100_000
+"""Draws after which a spec counts as impossible; the specs of the levels need some tens."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Spec:
     """What a generated level must be.
@@ -162,15 +166,15 @@ def generate(spec: Spec, style: Style, seed: int, accept: Callable[[str], bool] 
             before the proof, which is the costly part.
 
     Raises:
-        EnvError: the spec cannot be met (100,000 draws).
+        EnvError: the spec cannot be met (:data:`MAX_DRAWS` draws).
     """
     rng = random.Random(seed)
     wanted = between(rng, spec.wanted)
-    for _ in range(100_000):
+    for _ in range(MAX_DRAWS):
         level = candidate(spec, style, rng)
         if level is None or (accept is not None and not accept(level.canonical())):
             continue
         solution = prove(level, spec, wanted)
         if solution is not None:
             return level, solution
-    raise EnvError(f"no Sokoban level meets {spec} in 100,000 draws: widen the interval of pushes or the board")
+    raise EnvError(f"no Sokoban level meets {spec} in {MAX_DRAWS} draws: widen the interval of pushes or the board")

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from sdgym.envs.sokoban.core import PUSHED, Level, cells, run, solves, step
+from sdgym.envs.sokoban.core import PUSHED, Level, run, solves, step
 from sdgym.envs.sokoban.generator import Spec, candidate, cave, pick, two_rooms
 from sdgym.envs.sokoban.solver import SearchLimitError, dead_squares, deadlock, distances, solve
 
