@@ -6,7 +6,7 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,9 @@ class RolloutBuffer:
         import pyarrow.parquet as pq
 
         sink = io.BytesIO()
-        table = pa.Table.from_pylist([_pack(row) for row in self.rows], schema=_schema())
-        pq.write_table(table, sink, compression="zstd")
+        records, schema = [_pack(row) for row in self.rows], _schema()
+        columns = [pa.array(_objects([record[field.name] for record in records]), field.type) for field in schema]
+        pq.write_table(pa.Table.from_arrays(columns, schema=schema), sink, compression="zstd")
         return sink.getvalue()
 
     @classmethod
@@ -108,6 +109,13 @@ class RolloutBuffer:
         self.clear()
         self.add(self.from_bytes(np.asarray(state["rows"], np.uint8).tobytes(), "checkpoint").rows)
         self.cursor = int(state["cursor"])
+
+
+def _objects(values: list[Any]) -> np.ndarray:
+    """Return the list as an array of objects: given a list, pyarrow would load pandas (a second) to look at it."""
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
 
 
 def _schema() -> Any:
@@ -182,10 +190,10 @@ def _pack(row: Trajectory) -> dict[str, Any]:
 
 def _pack_segment(segment: Segment) -> dict[str, Any]:
     return {
-        "ids": segment.ids,
-        "action_mask": segment.action_mask,
-        "logprobs": segment.logprobs,
-        "spans": [dataclasses.asdict(span) for span in segment.spans],
+        "ids": segment.ids.tolist(),
+        "action_mask": segment.action_mask.tolist(),
+        "logprobs": segment.logprobs.tolist(),
+        "spans": [{"turn": span.turn, "start": span.start, "end": span.end} for span in segment.spans],
         "prompt_length": segment.prompt_length,
     }
 
@@ -213,7 +221,3 @@ def _unpack_segment(record: Mapping[str, Any]) -> Segment:
         record["prompt_length"],
     )
 
-
-def row_arrays(rows: Sequence[Trajectory], name: str) -> np.ndarray:
-    """Return one attribute of every row as float64 ``[N]``; None becomes NaN."""
-    return np.array([np.nan if getattr(row, name) is None else float(getattr(row, name)) for row in rows], np.float64)

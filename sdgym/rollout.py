@@ -29,6 +29,7 @@ from sdgym.generation.base import Request, Sample, Sampler, SamplingParams
 from sdgym.ledger import Ledger
 from sdgym.seeding import derive
 
+_SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
 Answer = tuple[str, float, bool, bool, dict[str, Any]]
 
 
@@ -157,6 +158,7 @@ class RolloutDriver:
         self._loop = EventLoop()
         self._free: list[Any] = []
         self._next_id = 0
+        self._last_prompt: tuple[list[Message], np.ndarray] = ([], np.zeros(0, np.int64))
 
     def close(self) -> None:
         """Close the environments and stop the event loop."""
@@ -213,7 +215,7 @@ class RolloutDriver:
         env = self._free.pop() if self._free else self.make_env()
         observation, info = env.reset(options={"task": task})
         history: list[Message] = [dict(m) for m in info["messages"]]  # type: ignore[misc]
-        prompt = np.asarray(self.chat.prompt_ids(history), np.int64)
+        prompt = self._prompt(history)
         episode = _Episode(order, task, env, self._new_id(), history, _Context(prompt), observation)
         if len(prompt) >= self.sampler.context_limit:
             episode.fail("prompt_too_long")
@@ -322,6 +324,12 @@ class RolloutDriver:
         self._free.append(episode.env)
         done[episode.order] = episode
 
+    def _prompt(self, messages: list[Message]) -> np.ndarray:
+        """Return the prompt's ids; the members of a group, admitted one after another, render it once."""
+        if self._last_prompt[0] != messages:
+            self._last_prompt = ([*messages], np.asarray(self.chat.prompt_ids(messages), np.int64))
+        return self._last_prompt[1]
+
     def _seed_of(self, job: Job) -> int:
         return self.seed if job.seed is None else job.seed
 
@@ -349,7 +357,7 @@ class RolloutDriver:
             error=episode.error,
             policy_version=job.policy_version,
             key=(self._seed_of(job), job.stream, job.step, number, member),
-            sampling={k: float(v) for k, v in dataclasses.asdict(sampling).items()},
+            sampling={name: float(getattr(sampling, name)) for name in _SAMPLING_FIELDS},
             truncated_tokens=episode.truncated_tokens,
         )
 

@@ -121,7 +121,7 @@ class Session:
             self.ledger,
             OptimizerSettings(o.lr, o.betas, o.eps, o.weight_decay, o.grad_clip),
             temperature,
-            u.micro_tokens,
+            u.micro_tokens or (1024 if self.device == "cpu" else 16384),
             u.logit_elements,
             self.policy.token_cost,
             self.accelerator,
