@@ -11,7 +11,7 @@ import torch
 
 from sdgym.chat import ChatFormat
 from sdgym.errors import ConfigError, PolicyError, UnknownNameError
-from sdgym.model_store import EMBEDDED, known_names, local_path
+from sdgym.model_store import EMBEDDED, FETCHABLE, known_names, local_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,6 +77,10 @@ class Policy:
         if threads is not None:
             torch.set_num_threads(max(1, threads))
         folder = local_path(name_or_path)
+        if folder is None and name_or_path in FETCHABLE:
+            raise PolicyError(f"model {name_or_path!r} is not here yet; get it with: sdgym model fetch {name_or_path}")
+        if folder is None and name_or_path in EMBEDDED:
+            raise PolicyError(f"the embedded policy {name_or_path!r} is missing from this installation; install sdgym again")
         if folder is None and not _HUB_ID.fullmatch(name_or_path):
             raise UnknownNameError("model", name_or_path, known_names())
         source = name_or_path if folder is None else str(folder)
@@ -159,7 +163,8 @@ def head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
 def _check_split_head(model: PreTrainedModel) -> None:
     """Refuse an architecture whose logits are not head(last hidden state): every loss would be wrong."""
     with torch.no_grad():
-        ids = torch.zeros((1, 2), dtype=torch.int64, device=next(model.parameters()).device)
+        width = model.get_output_embeddings().weight.shape[0]  # ids inside the vocabulary: padding's embedding may be zero
+        ids = torch.tensor([[width // 3, width // 2]], device=next(model.parameters()).device)
         ours, theirs = head_logits(model, hidden_states(model, ids)), model(input_ids=ids, use_cache=False).logits
     error = float((ours.float() - theirs.float()).abs().max())
     if not error <= 1e-3 * max(1.0, float(theirs.float().abs().max())):
@@ -194,6 +199,3 @@ def _cpu_has_bfloat16() -> bool:
     capabilities = torch.backends.cpu.get_cpu_capability()
     flags = Path("/proc/cpuinfo")
     return "bf16" in flags.read_text(errors="ignore") if flags.exists() else "BF16" in capabilities
-
-
-__all__ = ["EMBEDDED", "Policy", "head_logits", "hidden_states"]

@@ -66,6 +66,7 @@ class TorchSampler:
         policy: whose model generates; weights are read in place.
         slots: sessions that may hold a cache at the same time; further requests wait.
         prefill_tokens: places (rows × length) of one prefill pass.
+        end_ids: tokens that end a turn; None means the chat format's.
 
     Attributes:
         context_limit: tokens a session can hold.
@@ -75,13 +76,13 @@ class TorchSampler:
         PolicyError: the model's attention is not one the slot cache can do.
     """
 
-    def __init__(self, policy: Policy, slots: int = 256, prefill_tokens: int = 8192) -> None:
+    def __init__(self, policy: Policy, slots: int = 256, prefill_tokens: int = 8192, end_ids: Sequence[int] | None = None) -> None:
         if slots < 1:
             raise PolicyError(f"a sampler needs at least one slot, got slots={slots}")
         self.policy, self.slots, self.prefill_tokens = policy, slots, prefill_tokens
         window = getattr(policy.model.config.get_text_config(), "sliding_window", None)
         self.context_limit = min(policy.context_limit, int(window)) if window else policy.context_limit
-        self._end_ids = np.array(policy.chat.end_ids, np.int64)
+        self._end_ids = frozenset(policy.chat.end_ids if end_ids is None else end_ids)
         self._dtype = next(policy.model.parameters()).dtype
         self.decoded = self.prefilled = 0
         self._clear()
@@ -89,7 +90,7 @@ class TorchSampler:
 
     def _check_against_forward(self) -> None:
         """Generate two short turns and compare their log-probs with a plain forward pass of the same tokens."""
-        prompt = np.arange(3) % self.policy.vocab_size
+        prompt = self.policy.vocab_size // np.array([2, 3, 4])
         sampling, pieces, recorded = SamplingParams(max_tokens=2), [prompt], []
         for turn in range(2):
             self.submit(Request(turn, 0, pieces[-1] if turn == 0 else prompt, turn, sampling, keep=True))

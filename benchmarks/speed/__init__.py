@@ -1,0 +1,1 @@
+"""Speed measurements: pinned workloads, each a ratio in one run against a baseline at its best settings."""
