@@ -12,7 +12,7 @@ from sdgym.config import RunConfig, differences, make_config, merge, parse_set, 
 from sdgym.errors import ConfigError, RunFolderError
 
 if TYPE_CHECKING:
-    from sdgym.evaluate import EvalReport
+    from sdgym.evaluation import EvalReport
     from sdgym.policy import Policy
     from sdgym.tracking import Progress
     from sdgym.trainer import RunResult
@@ -159,7 +159,7 @@ def evaluate(
             raise ConfigError(f"{name} must be at least 1, got {value}")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ConfigError(f"temperature must be a positive number, got {temperature}; the greedy rollout is separate")
-    from sdgym.evaluate import answer_key, eval_tasks, run_evaluation
+    from sdgym.evaluation import answer_key, eval_tasks, run_evaluation
     from sdgym.generation.base import SamplingParams
     from sdgym.ledger import Ledger
     from sdgym.policy import Policy

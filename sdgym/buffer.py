@@ -80,9 +80,8 @@ class RolloutBuffer:
         import pyarrow.parquet as pq
 
         sink = io.BytesIO()
-        records, schema = [_pack(row) for row in self.rows], _schema()
-        columns = [pa.array(_objects([record[field.name] for record in records]), field.type) for field in schema]
-        pq.write_table(pa.Table.from_arrays(columns, schema=schema), sink, compression="zstd")
+        table = pa.Table.from_pylist([_pack(row) for row in self.rows], schema=_schema())
+        pq.write_table(table, sink, compression="zstd")
         return sink.getvalue()
 
     @classmethod
@@ -109,13 +108,6 @@ class RolloutBuffer:
         self.clear()
         self.add(self.from_bytes(np.asarray(state["rows"], np.uint8).tobytes(), "checkpoint").rows)
         self.cursor = int(state["cursor"])
-
-
-def _objects(values: list[Any]) -> np.ndarray:
-    """Return the list as an array of objects: given a list, pyarrow would load pandas (a second) to look at it."""
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
 
 
 def _schema() -> Any:
@@ -220,4 +212,3 @@ def _unpack_segment(record: Mapping[str, Any]) -> Segment:
         tuple(TurnSpan(**span) for span in record["spans"]),
         record["prompt_length"],
     )
-

@@ -20,7 +20,7 @@ from sdgym.buffer import RolloutBuffer
 from sdgym.checkpoint import CheckpointStore, circumstances_now
 from sdgym.config import OptimizerConfig, RunConfig, dump_config
 from sdgym.core import LossTerm, Outcome, Trajectory
-from sdgym.evaluate import EvalReport, answer_key, eval_tasks, run_evaluation
+from sdgym.evaluation import EvalReport, answer_key, eval_tasks, run_evaluation
 from sdgym.generation.base import SamplingParams
 from sdgym.rollout import Job
 from sdgym.seeding import derive, generator

@@ -19,7 +19,7 @@ from sdgym.benchmarks.head_to_head.suite import Suite, World, world_name
 from sdgym.benchmarks.head_to_head.trials import code_hash
 from sdgym.core import content_hash
 from sdgym.errors import ConfigError
-from sdgym.evaluate import report_from_records
+from sdgym.evaluation import report_from_records
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from sdgym.errors import DataError, RunFolderError
-from sdgym.evaluate import report_from_records
+from sdgym.evaluation import report_from_records
 
 DETAILS = "comparison.json"
 """What a comparison adds to its trials: title, arm of each run folder, failures, skipped parts."""

@@ -11,7 +11,7 @@ import pytest
 
 from sdgym.chat import ChatFormat
 from sdgym.core import Outcome, StopReason, Task, Trajectory
-from sdgym.evaluate import (
+from sdgym.evaluation import (
     EvalReport,
     ItemResult,
     answer_key,
