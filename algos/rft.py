@@ -58,7 +58,7 @@ class RFT(Algorithm):
         """Online: one phase. Offline: collect, then train on the pool."""
         if not self.config.collect_steps:
             return (self.config.phase(self.annotate),)
-        return (Phase("collect", self.collect, steps=self.config.collect_steps), Phase("train", self.train_on_pool, rollouts=False))
+        return (Phase("collect", self.collect, steps=self.config.collect_steps), self.config.phase(self.train_on_pool, rollouts=False))
 
     def annotate(self, batch: Batch, context: AnnotateContext) -> list[LossTerm]:
         """Return the likelihood term on this batch's distinct successes."""

@@ -14,6 +14,7 @@ from sdgym.algos.losses import DistillLoss
 from sdgym.algos.presets import build_algorithm
 from sdgym.algos.terms import build_items
 from sdgym.chat import ChatFormat
+from sdgym.checkpoint import decode, encode
 from sdgym.core import LossTerm, Task
 from sdgym.errors import AlignmentError, ConfigError
 from sdgym.testing.objective import BagModel, Interpreter, group_rows, scripted_row, scripted_task
@@ -234,7 +235,7 @@ def test_offline_rft_resumes_in_the_middle_of_a_pass(policy: BagModel) -> None:
         algorithm.phases[0].annotate(success_batch(), Interpreter(policy).context(CHAT))
         algorithm.phases[1].annotate(Batch([], []), Interpreter(policy).context(CHAT, seed=5))
         if restore:
-            state = algorithm.state_dict()
+            state = decode(*encode(algorithm.state_dict()))  # what a checkpoint makes of it
             algorithm = build_algorithm("rft_offline", {"pool_batch": 2})
             algorithm.load_state_dict(state)
         (term,) = algorithm.phases[1].annotate(Batch([], []), Interpreter(policy).context(CHAT, seed=6))
