@@ -34,6 +34,9 @@ def build_items(
 ) -> list[LossItem]:
     """Build one :class:`LossItem` per segment of every row in ``rows`` that has all its views.
 
+    An item is one sequence for sequence means, GSPO's ratio and sequence losses; rows have one segment unless the chat
+    template rewrites history.
+
     Args:
         batch: the rollouts.
         context: scores old log-probs where the batch is used for more than one optimizer step.
