@@ -75,8 +75,9 @@ def evaluate(
     from sdgym.api import evaluate as measure
     from sdgym.api import settings_tree
     from sdgym.config import make_config
+    from sdgym.errors import ConfigError
     from sdgym.policy import Policy
-    from sdgym.session import pick_device
+    from sdgym.session import make_env, pick_device
 
     o.allow_local_modules(env)
     tree = settings_tree(
@@ -87,6 +88,9 @@ def evaluate(
     if records is not None and records.exists():
         typer.echo(f"{records} is there already", err=True)
         return
+    if episodes < 1:
+        raise ConfigError(f"--episodes must be at least 1, got {episodes}")
+    make_env(run.env.id, **{**run.env.kwargs, "split": split or "test"}).close()  # a wrong name is told before the model is loaded
     policy = Policy.load(run.model, pick_device(run.device), "float32", run.threads)
     started = time.monotonic()
     report = measure(

@@ -1,0 +1,80 @@
+"""The commands of README and CONTRIBUTING that are marked ``<!-- executed -->`` run as written; links and names hold."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from sdgym.commands.scaffold import identifier
+from sdgym.model_store import local_path
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r"<!-- executed -->\n```(bash|python)\n(.*?)```", re.DOTALL)
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """Return (language, code) of the marked blocks."""
+    return BLOCK.findall((ROOT / page).read_text())
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_marked_commands_run_as_written(page: str, tmp_path: pathlib.Path) -> None:
+    if local_path("tiny") is None:
+        pytest.skip("requires tiny: the embedded policy is not in this checkout")
+    environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    found = blocks(page)
+    assert found
+    for language, code in found:
+        command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def sdgym_lines() -> list[tuple[str, str]]:
+    """Return every ``sdgym …`` line in the code blocks of the documentation."""
+    found = []
+    for page in PAGES:
+        for code in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            found += [(page, line.strip()) for line in code.splitlines() if re.match(r"(\.venv/bin/)?sdgym ", line.strip())]
+    return found
+
+
+@pytest.mark.parametrize("page, line", sdgym_lines())
+def test_every_documented_command_and_option_exists(page: str, line: str) -> None:
+    import typer
+
+    from sdgym.cli import app
+
+    words = [w for w in shlex.split(line, comments=True)[1:] if w != "…"]
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands") and words:
+        assert words[0] in command.commands, f"{page}: {line}"
+        command = command.commands[words.pop(0)]
+    options = {name for parameter in command.params for name in parameter.opts}
+    assert all(w.split("=")[0] in options for w in words if w.startswith("--")), f"{page}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        if not target.startswith("http"):
+            assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def test_make_targets_in_the_documentation_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        for target in re.findall(r"`make ([a-z-]+)", (ROOT / page).read_text()):
+            assert target in targets, f"{page} names make {target}"
+
+
+def test_names_become_module_and_class() -> None:
+    assert identifier("WordCount") == ("word_count", "WordCount") == identifier("word-count")
+    assert identifier("best_of_group") == ("best_of_group", "BestOfGroup")
