@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import threading
+import warnings
 from collections.abc import Callable
 
 from sdgym.core import Outcome, Verdict
@@ -18,6 +19,9 @@ from sdgym.verifiers.math_gold import Gold
 from sdgym.verifiers.math_pool import Pool, Reply, shared_pool
 from sdgym.verifiers.math_quick import Job, prepare, unparsable
 from sdgym.verifiers.math_text import MAX_ANSWER, extract, latex, shown
+
+ALARM_AFTER, ALARM_SHARE = 100, 0.01
+"""Timeouts are reported above this share, once this many answers needed a worker."""
 
 _JUDGES: dict[str, Callable[[Gold, str, str, str], Verdict | Job]] = {
     "int": math_quick.number,
@@ -62,7 +66,8 @@ class MathGrader:
         self._cache: collections.OrderedDict[tuple[Gold, str], Verdict] = collections.OrderedDict()
         self._lock = threading.Lock()
         self.counts: collections.Counter[str] = collections.Counter()
-        """Verdicts by outcome, and ``slow``: how many needed a worker (cache hits excluded)."""
+        """Verdicts by outcome; ``slow``: how many needed a worker (cache hits excluded), ``killed``: at the deadline."""
+        self._alarmed = False
 
     async def grade(self, gold: Gold, response: str) -> Verdict:
         """Judge a whole response.
@@ -87,12 +92,24 @@ class MathGrader:
             self.counts["slow"] += 1
         reply = await (self._pool or shared_pool()).compare([(latex(right), latex(tried)) for right, tried in job.pairs])
         verdict = conclude(job, reply, shown(answer))
+        self._watch(reply)
         if reply.status == "done" and self._cache_size:
             with self._lock:
                 self._cache[key] = dataclasses.replace(verdict, seconds=0.0)
                 while len(self._cache) > self._cache_size:
                     self._cache.popitem(last=False)
         return verdict
+
+    def _watch(self, reply: Reply) -> None:
+        """Warn once if timeouts are frequent: each may be a right answer scored 0."""
+        with self._lock:
+            self.counts["killed"] += reply.status == "timeout"
+            slow, killed = self.counts["slow"], self.counts["killed"]
+            alarm = not self._alarmed and slow >= ALARM_AFTER and killed > ALARM_SHARE * slow
+            self._alarmed = self._alarmed or alarm
+        if alarm:
+            message = f"{killed} of {slow} answers that needed computer algebra ran into the grader's deadline and scored 0; is the machine overloaded?"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
 def conclude(job: Job, reply: Reply, attempt: str) -> Verdict:

@@ -14,6 +14,8 @@ MAX_RESPONSE = 65_536
 """Characters of a response that are looked at, counted from its end."""
 MAX_ANSWER = 512
 """Longest answer that is parsed at all."""
+MAX_BOXES = 16
+"""More differently written boxes than this are different answers without a closer look."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _WRAPPED = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textrm|mbox|rm)\s*\{([^{}]*)\}")
@@ -72,7 +74,8 @@ def extract(response: str) -> Extraction:
     boxes, unbalanced = _boxes(text)
     if not boxes:
         return Extraction(None, "The braces of \\boxed{} are not balanced." if unbalanced else "There is no \\boxed{} answer.")
-    if len({normalise(box) for box in boxes}) > 1:
+    different = list(dict.fromkeys(boxes))
+    if len(different) > MAX_BOXES or len({normalise(box) for box in different}) > 1:
         return Extraction(None, "There are several different \\boxed{} answers.", ambiguous=True)
     if not boxes[-1].strip():
         return Extraction(None, "The \\boxed{} is empty.")

@@ -34,6 +34,7 @@ from sdgym.verifiers.math_pool import Pool
 from sdgym.verifiers.math_quick import Job
 
 WORKERS = 2
+WARM_UP = 160
 Record = dict[str, Any]
 
 
@@ -101,7 +102,7 @@ def differences(corpus: Sequence[Record], verdicts: Sequence[Verdict], theirs: S
     return listed
 
 
-def processor_seconds(pool: Pool) -> float:
+def processor_seconds() -> float:
     """Return the processor time used so far by this process and by the living workers."""
     import psutil
 
@@ -109,11 +110,11 @@ def processor_seconds(pool: Pool) -> float:
     return time.process_time() + sum(sum(worker.cpu_times()[:2]) for worker in workers)
 
 
-def timed(run: Callable[[], Any], pool: Pool) -> tuple[Any, float, float]:
+def timed(run: Callable[[], Any]) -> tuple[Any, float, float]:
     """Return the result of ``run``, its wall time and the processor time that it cost in all processes."""
-    wall, processor = time.perf_counter(), processor_seconds(pool)
+    wall, processor = time.perf_counter(), processor_seconds()
     result = run()
-    return result, time.perf_counter() - wall, processor_seconds(pool) - processor
+    return result, time.perf_counter() - wall, processor_seconds() - processor
 
 
 def measure(rounds: int, corpus: Sequence[Record]) -> dict[str, Any]:
@@ -130,12 +131,12 @@ def measure(rounds: int, corpus: Sequence[Record]) -> dict[str, Any]:
     results: dict[str, Any] = {}
     with Pool(workers=WORKERS, deadline=10.0) as pool:
         grader = MathGrader(pool, cache_size=0)
-        contestants = {"ours": lambda: ours(corpus, grader)} | {name: functools.partial(run, corpus) for name, run in baselines.items()}
+        contestants: dict[str, Callable[[Sequence[Record]], Any]] = {"ours": functools.partial(ours, grader=grader), **baselines}
         for run in contestants.values():
-            run()  # warm: workers started, parser tables filled
+            run(corpus[:WARM_UP])  # workers started, parser tables filled
         for _ in range(rounds):
             for name, run in contestants.items():
-                results[name], wall, used = timed(run, pool)
+                results[name], wall, used = timed(functools.partial(run, corpus))
                 seconds[name].append(wall)
                 processor[name].append(used)
     median = {name: statistics.median(times) for name, times in seconds.items()}

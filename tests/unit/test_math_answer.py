@@ -8,6 +8,7 @@ import pytest
 
 from sdgym.core import Outcome, Verdict
 from sdgym.errors import ConfigError, UnknownNameError
+from sdgym.verifiers import math_answer
 from sdgym.verifiers.math_answer import MathGrader, judge, judge_response
 from sdgym.verifiers.math_gold import Gold
 from sdgym.verifiers.math_pool import Pool, shared_pool
@@ -212,3 +213,17 @@ def test_slow_verdicts_are_cached_by_gold_and_normalised_answer(pool: Pool) -> N
     kept, fresh = MathGrader(pool), MathGrader(pool, cache_size=0)
     assert asyncio.run(ask(kept)) == asyncio.run(ask(fresh)) == [1.0, 1.0, 1.0]
     assert (kept.counts["slow"], fresh.counts["slow"]) == (2, 3)
+
+
+def test_frequent_timeouts_are_reported_once(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "deadline", 0.002)
+    monkeypatch.setattr(math_answer, "ALARM_AFTER", 5)
+    grader = MathGrader(pool, cache_size=0)
+
+    async def ask() -> list[Verdict]:
+        return [await grader.grade(Gold(r"\sqrt{2}"), f"\\boxed{{e^{{e^{{e^{{e^{n}}}}}}}}}") for n in range(2, 9)]
+
+    with pytest.warns(RuntimeWarning, match="of 5 answers .* deadline") as caught:
+        outcomes = {verdict.outcome for verdict in asyncio.run(ask())}
+    assert outcomes == {Outcome.TIMEOUT}
+    assert len(caught) == 1

@@ -206,7 +206,7 @@ if sys.argv[1] == "killed":
 """
 
 
-@pytest.mark.parametrize("end", ["exit", "killed"])
+@pytest.mark.parametrize("end", ["exit", pytest.param("killed", marks=pytest.mark.slow)])
 def test_nothing_survives_the_trainer(end: str) -> None:
     run = subprocess.run([sys.executable, "-c", _SCRIPT, end], capture_output=True, text=True, timeout=200, check=False)
     assert run.returncode == (-signal.SIGKILL if end == "killed" else 0), run.stderr
