@@ -14,7 +14,6 @@ from sdgym.envs.sokoban.core import Level, cells, shift
 from sdgym.envs.sokoban.solver import SearchLimitError, Solution, reachable, solve
 from sdgym.errors import EnvError
 
-
 MAX_DRAWS = 100_000
 """Draws after which a spec counts as impossible; the specs of the levels need some tens."""
 
