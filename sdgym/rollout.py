@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from sdgym.chat import ChatFormat
-from sdgym.core import MASKED_OUTCOMES, Feedback, Message, Outcome, Segment, StopReason, Task, Trajectory, TurnSpan
+from sdgym.core import MASKED_OUTCOMES, Feedback, Message, Outcome, StopReason, Task, Trajectory
+from sdgym.episode import Context, Episode
 from sdgym.errors import DataError, EnvError, InfraError
 from sdgym.generation.base import Request, Sample, Sampler, SamplingParams
 from sdgym.ledger import Ledger
@@ -82,62 +83,6 @@ async def _cancel_others() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-class _Context:
-    """The tokens of one segment while it grows."""
-
-    def __init__(self, prompt: np.ndarray) -> None:
-        self.parts, self.masks, self.logprobs = [prompt], [np.zeros(len(prompt), bool)], [np.zeros(len(prompt), np.float32)]
-        self.prompt_length = self.length = len(prompt)
-        self.spans: list[TurnSpan] = []
-
-    def append(self, ids: np.ndarray, logprobs: np.ndarray | None, turn: int = -1) -> None:
-        """Add sampled tokens (with ``logprobs``) or observation tokens (without)."""
-        sampled = logprobs is not None
-        self.parts.append(ids)
-        self.masks.append(np.full(len(ids), sampled))
-        self.logprobs.append(logprobs.astype(np.float32) if logprobs is not None else np.zeros(len(ids), np.float32))
-        if sampled:
-            self.spans.append(TurnSpan(turn, self.length, self.length + len(ids)))
-        self.length += len(ids)
-
-    def segment(self) -> Segment:
-        """Return the finished segment."""
-        ids = np.concatenate(self.parts).astype(np.int64)
-        return Segment(ids, np.concatenate(self.masks), np.concatenate(self.logprobs), tuple(self.spans), self.prompt_length)
-
-
-@dataclasses.dataclass
-class _Episode:
-    """One row while it is played."""
-
-    order: tuple[int, int]
-    task: Task
-    env: Any
-    session: int
-    history: list[Message]
-    context: _Context
-    observation: str
-    closed: list[Segment] = dataclasses.field(default_factory=list)
-    observations: list[str] = dataclasses.field(default_factory=list)
-    actions: list[str] = dataclasses.field(default_factory=list)
-    rewards: list[float] = dataclasses.field(default_factory=list)
-    feedback: list[Feedback] = dataclasses.field(default_factory=list)
-    outcome: Outcome = Outcome.NONE
-    success: bool = False
-    stop: StopReason | None = None
-    error: str = ""
-    last_stop: str = ""
-    truncated_tokens: bool = False
-
-    @property
-    def turn(self) -> int:
-        return len(self.actions)
-
-    def fail(self, error: str) -> None:
-        """End the episode as a masked row."""
-        self.stop, self.error = StopReason.ERRORED, error
-
-
 class RolloutDriver:
     """Plays tasks with a sampler and returns trajectories.
 
@@ -186,9 +131,9 @@ class RolloutDriver:
             DataError: no prompt fits the model's context.
         """
         waiting = deque((g, m) for g in range(len(tasks)) for m in range(group_size))
-        live: dict[int, _Episode] = {}
-        done: dict[tuple[int, int], _Episode] = {}
-        grading: list[tuple[_Episode, concurrent.futures.Future[Answer]]] = []
+        live: dict[int, Episode] = {}
+        done: dict[tuple[int, int], Episode] = {}
+        grading: list[tuple[Episode, concurrent.futures.Future[Answer]]] = []
         while waiting or live:
             while waiting and len(live) < self.max_live:
                 g, m = waiting.popleft()
@@ -211,18 +156,18 @@ class RolloutDriver:
             )
         return rows
 
-    def _begin(self, order: tuple[int, int], task: Task, sampling: SamplingParams) -> _Episode:
+    def _begin(self, order: tuple[int, int], task: Task, sampling: SamplingParams) -> Episode:
         env = self._free.pop() if self._free else self.make_env()
         observation, info = env.reset(options={"task": task})
         history: list[Message] = [dict(m) for m in info["messages"]]  # type: ignore[misc]
         prompt = self._prompt(history)
-        episode = _Episode(order, task, env, self._new_id(), history, _Context(prompt), observation)
+        episode = Episode(order, task, env, self._new_id(), history, Context(prompt), observation)
         if len(prompt) >= self.sampler.context_limit:
             episode.fail("prompt_too_long")
             self._free.append(env)
         return episode
 
-    def _submit(self, episode: _Episode, new_ids: np.ndarray, sampling: SamplingParams, job: Job) -> int:
+    def _submit(self, episode: Episode, new_ids: np.ndarray, sampling: SamplingParams, job: Job) -> int:
         group, member = episode.order
         key = derive(self._seed_of(job), job.stream, job.step, job.first_group + group, member, episode.turn)
         request = self._new_id()
@@ -236,10 +181,10 @@ class RolloutDriver:
 
     def _advance(
         self,
-        finished: Sequence[tuple[_Episode, Sample]],
-        live: dict[int, _Episode],
-        done: dict[tuple[int, int], _Episode],
-        grading: list[tuple[_Episode, concurrent.futures.Future[Answer]]],
+        finished: Sequence[tuple[Episode, Sample]],
+        live: dict[int, Episode],
+        done: dict[tuple[int, int], Episode],
+        grading: list[tuple[Episode, concurrent.futures.Future[Answer]]],
         sampling: SamplingParams,
         job: Job,
     ) -> None:
@@ -263,11 +208,11 @@ class RolloutDriver:
 
     # ---- one episode ----------------------------------------------------------------------------
 
-    def _is_last_turn(self, episode: _Episode) -> bool:
+    def _is_last_turn(self, episode: Episode) -> bool:
         """Whether the turn about to be sampled (or just sampled, before it is recorded) ends the episode."""
         return episode.turn + 1 >= _max_turns(episode.env)
 
-    def _record(self, episode: _Episode, sample: Sample) -> str:
+    def _record(self, episode: Episode, sample: Sample) -> str:
         """Append a sampled turn exactly as it was drawn and return its text."""
         episode.context.append(np.asarray(sample.ids, np.int64), sample.logprobs, episode.turn)
         action = self.chat.decode_action(sample.ids)
@@ -278,7 +223,7 @@ class RolloutDriver:
         episode.truncated_tokens |= sample.stop != "eos"
         return action
 
-    def _digest(self, episode: _Episode, answer: Answer) -> np.ndarray | None:
+    def _digest(self, episode: Episode, answer: Answer) -> np.ndarray | None:
         """Take in the environment's answer; return the next turn's new tokens, or None at the end."""
         observation, reward, terminated, truncated, info = answer
         turn = episode.turn - 1
@@ -301,7 +246,7 @@ class RolloutDriver:
         episode.observation = observation
         return self._continue(episode, [dict(m) for m in info["messages"]])  # type: ignore[misc]
 
-    def _continue(self, episode: _Episode, messages: list[Message]) -> np.ndarray | None:
+    def _continue(self, episode: Episode, messages: list[Message]) -> np.ndarray | None:
         """Append the observation's tokens, or open a new segment where the template rewrites history."""
         limit = self.sampler.context_limit
         ids = self.chat.continuation_ids(episode.history, messages, ended=episode.last_stop == "eos")
@@ -314,12 +259,12 @@ class RolloutDriver:
             self.sampler.release(episode.session)
             episode.session = self._new_id()
             episode.closed.append(episode.context.segment())
-            episode.context = _Context(new_ids)
+            episode.context = Context(new_ids)
         else:
             episode.context.append(new_ids, None)
         return new_ids
 
-    def _retire(self, episode: _Episode, done: dict[tuple[int, int], _Episode]) -> None:
+    def _retire(self, episode: Episode, done: dict[tuple[int, int], Episode]) -> None:
         self.sampler.release(episode.session)
         self._free.append(episode.env)
         done[episode.order] = episode
@@ -337,7 +282,7 @@ class RolloutDriver:
         self._next_id += 1
         return self._next_id
 
-    def _trajectory(self, episode: _Episode, sampling: SamplingParams, job: Job) -> Trajectory:
+    def _trajectory(self, episode: Episode, sampling: SamplingParams, job: Job) -> Trajectory:
         group, member = episode.order
         number = job.first_group + group
         assert episode.stop is not None
@@ -399,7 +344,7 @@ def _max_turns(env: Any) -> int:
     return int(getattr(env.unwrapped, "max_turns", 1 << 30))
 
 
-def _outcome(episode: _Episode, info: dict[str, Any]) -> Outcome:
+def _outcome(episode: Episode, info: dict[str, Any]) -> Outcome:
     try:
         return Outcome(info.get("outcome", ""))
     except ValueError:

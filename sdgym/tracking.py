@@ -1,4 +1,4 @@
-"""The run folder: its lock, its logs, and who is told about progress."""
+"""The run folder (lock, logs), signals, and who is told about progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import math
 import os
 import pathlib
 import shutil
+import signal
+import threading
 from collections.abc import Mapping, Sequence
+from types import FrameType
 from typing import Any, Protocol
 
 from sdgym.errors import CheckpointError, ConfigError, RunFolderError
@@ -105,6 +108,32 @@ class RunFolder:
 def _plain(value: Any) -> Any:
     """Return JSON for a metric: NaN and infinities, which JSON lacks, become null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Interrupt:
+    """Turns SIGINT and SIGTERM into a flag that the loop reads between steps; a second SIGINT interrupts at once.
+
+    Outside the main thread signals cannot be caught, and the flag stays 0.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._catch)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _catch(self, number: int, _: FrameType | None) -> None:
+        if self.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
 
 
 class Progress(Protocol):

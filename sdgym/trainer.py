@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -25,7 +22,7 @@ from sdgym.generation.base import SamplingParams
 from sdgym.rollout import Job
 from sdgym.seeding import derive, generator
 from sdgym.session import Session
-from sdgym.tracking import Progress, RunFolder, Silent
+from sdgym.tracking import Interrupt, Progress, RunFolder, Silent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,32 +45,6 @@ class RunResult:
     def exit_code(self) -> int:
         """0, or 130 / 143 after SIGINT / SIGTERM."""
         return 128 + self.signal if self.signal else 0
-
-
-class Interrupt:
-    """Turns SIGINT and SIGTERM into a flag that the loop reads between steps; a second SIGINT interrupts at once.
-
-    Outside the main thread signals cannot be caught, and the flag stays 0.
-    """
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._catch)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _catch(self, number: int, _: FrameType | None) -> None:
-        if self.signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
 
 
 class Trainer:

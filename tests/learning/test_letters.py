@@ -51,4 +51,3 @@ def test_sharpening_only_sharpens(model: str, tmp_path: pathlib.Path) -> None:
     before, after = train("sharpen", model, tmp_path / "run")
     assert after["eval/success"] < before["eval/success"] + 0.4
     assert after["train/entropy"] < 0.2 and after["eval/success"] == pytest.approx(after["eval/greedy"], abs=0.05)
-
