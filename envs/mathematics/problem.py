@@ -60,8 +60,8 @@ class Draw:
         return value if value <= bound else bound - value
 
     def mostly(self, low: int, usual: int, high: int) -> int:
-        """Return an integer in ``[low, usual]`` in seven cases of ten, else one in ``[low, high]``."""
-        return self.between(low, usual if self.between(0, 9) < 7 else high)
+        """Return an integer in ``[low, usual]`` in nine cases of ten, else one in ``[low, high]``."""
+        return self.between(low, usual if self.between(0, 9) < 9 else high)
 
     def pick(self, options: Sequence[T]) -> T:
         """Return one of ``options``, uniformly."""

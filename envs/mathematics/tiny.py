@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from sdgym.envs.mathematics.problem import Draw, Maker, Problem, boxed, fraction, polynomial, signed
 
-USUAL = 49, 29
+USUAL = 20, 12
 """Most numbers are small: the larger ones are there for variety, and a million parameters learn slowly."""
 NAMES = ("Tom", "Ann", "Sam", "Mia", "Ben", "Eva", "Leo", "Zoe")
 THINGS = ("apples", "books", "coins", "cards", "pens", "eggs", "shells", "stamps")
@@ -65,8 +65,8 @@ def borrows(a: int, b: int) -> bool:
 
 
 def operands(draw: Draw) -> tuple[int, int]:
-    """Return two different numbers below 100, the first mostly in 10–49 and the second mostly in 2–29."""
-    a = draw.mostly(10, USUAL[0], 99)
+    """Return two different numbers from 2 to 99, the first mostly up to 20 and the second mostly up to 12."""
+    a = draw.mostly(2, USUAL[0], 99)
     while (b := draw.mostly(2, USUAL[1], 99)) == a:
         pass
     return a, b
@@ -160,8 +160,8 @@ def linear(draw: Draw) -> Problem:
 
 def sequence(draw: Draw) -> Problem:
     """The next term of an arithmetic sequence, rising or falling."""
-    step = draw.nonzero(draw.pick((4, 4, 12)))
-    start = draw.mostly(1, 30, 60) if step > 0 else draw.mostly(1 - 4 * step, 50, 99)
+    step = draw.nonzero(draw.pick((3, 3, 3, 12)))
+    start = draw.mostly(1, 20, 60) if step > 0 else draw.mostly(1 - 4 * step, max(30, 1 - 4 * step), 99)
     terms = [start + i * step for i in range(5)]
     given, answer = ", ".join(map(str, terms[:4])), terms[4]
     text = draw.pick(("What comes next: {}?", "Find the next term: {}.", "Continue the sequence: {}.")).format(given)
@@ -262,17 +262,17 @@ def rectangle(draw: Draw) -> Problem:
 
 
 TINY: tuple[tuple[Maker, int], ...] = (
-    (add, 10),
-    (subtract, 8),
-    (multiply, 2),
-    (story, 20),
-    (linear, 16),
-    (sequence, 14),
-    (same_denominator, 9),
+    (add, 12),
+    (subtract, 10),
+    (multiply, 1),
+    (story, 23),
+    (linear, 18),
+    (sequence, 15),
+    (same_denominator, 7),
     (remainder, 4),
-    (common_divisor, 3),
-    (expand, 4),
-    (evaluate, 3),
-    (derivative, 7),
+    (common_divisor, 2),
+    (expand, 2),
+    (evaluate, 1),
+    (derivative, 5),
 )
 TINY_HELDOUT: tuple[tuple[Maker, int], ...] = ((rectangle, 1),)
