@@ -26,6 +26,8 @@ from sdgym.policy import Policy
 from sdgym.seeding import counter_uniform
 
 _T = TypeVar("_T")
+_PLANNED_TOKENS = 512
+"""Length of a session for which memory is planned; longer ones make the cache grow."""
 
 
 @dataclasses.dataclass
@@ -64,9 +66,11 @@ class TorchSampler:
 
     Args:
         policy: whose model generates; weights are read in place.
-        slots: sessions that may hold a cache at the same time; further requests wait.
+        slots: sessions that may hold a cache at the same time; further requests wait. Fewer are used where
+            that many sessions of 512 tokens would not fit ``cache_bytes``.
         prefill_tokens: places (rows × length) of one prefill pass.
         end_ids: tokens that end a turn; None means the chat format's.
+        cache_bytes: memory planned for the cache.
 
     Attributes:
         context_limit: tokens a session can hold.
@@ -76,13 +80,22 @@ class TorchSampler:
         PolicyError: the model's attention is not one the slot cache can do.
     """
 
-    def __init__(self, policy: Policy, slots: int = 256, prefill_tokens: int = 8192, end_ids: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        slots: int = 256,
+        prefill_tokens: int = 8192,
+        end_ids: Sequence[int] | None = None,
+        cache_bytes: int = 2 << 30,
+    ) -> None:
         if slots < 1:
             raise PolicyError(f"a sampler needs at least one slot, got slots={slots}")
-        self.policy, self.slots, self.prefill_tokens = policy, slots, prefill_tokens
+        self.policy, self.prefill_tokens = policy, prefill_tokens
         window = getattr(policy.model.config.get_text_config(), "sliding_window", None)
         self.context_limit = min(policy.context_limit, int(window)) if window else policy.context_limit
         self._end_ids = frozenset(policy.chat.end_ids if end_ids is None else end_ids)
+        per_session = SlotCache(policy.model, 0).bytes_per_token * min(self.context_limit, _PLANNED_TOKENS)
+        self.slots = min(slots, max(1, cache_bytes // per_session))
         self._dtype = next(policy.model.parameters()).dtype
         self.decoded = self.prefilled = 0
         self._clear()
@@ -197,7 +210,7 @@ class TorchSampler:
         free = deque(np.flatnonzero(self._cache.page_of < 0).tolist())
         waiting: deque[tuple[int, Request]] = deque()
         full: list[tuple[int, Sample]] = []
-        pages = self._free_pages()
+        pages, longest = self._free_pages(), 0
         while self._queue:
             order, request = self._queue.popleft()
             session = self._sessions[request.session]
@@ -214,6 +227,10 @@ class TorchSampler:
                     session.prompt.page = next(pages)
                 self._cache.page_of[session.slot] = session.prompt.page
             self._rows.append(_Row(order, request, session))
+            fresh = 0 if session.last_token is None else 1 + len(request.new_ids)  # a first prompt goes onto a page
+            wanted = int(self._cache.length[session.slot]) + fresh + request.sampling.max_tokens
+            longest = max(longest, min(wanted, _PLANNED_TOKENS))
+        self._cache.slots.ensure(self.slots, longest)
         self._queue = waiting
         return full
 
