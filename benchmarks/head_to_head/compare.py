@@ -74,12 +74,7 @@ def run_suite(
     Raises:
         UserError: names, settings or folders that cannot work, or none of the environments can be run.
     """
-    from rich.console import Console as RichConsole
-
-    if console is None:
-        console = RichConsole(highlight=False)
-        if not console.is_terminal:
-            console = RichConsole(highlight=False, width=140)  # a file or a pipe has no width of its own
+    console = console or wide_console()
     chosen = customise(load_suite(suite) if isinstance(suite, str) else suite, algos, envs, seeds, model, env_kwargs, settings)
     folder = pathlib.Path(out) if out is not None else default_folder(suite if isinstance(suite, str) else "suite", chosen)
     if out is not None and folder.is_dir() and any(folder.iterdir()) and not resume:
@@ -110,6 +105,14 @@ def run_suite(
     return conclude(chosen, folder, board, starts, console)
 
 
+def wide_console() -> Console:
+    """Return standard output as a console; a file or a pipe has no width of its own and gets 140 columns."""
+    from rich.console import Console as RichConsole
+
+    console = RichConsole(highlight=False)
+    return console if console.is_terminal else RichConsole(highlight=False, width=140)
+
+
 def available_cores() -> int:
     """Return the cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -131,23 +134,15 @@ def customise(
     settings: Mapping[str, Any] | None,
 ) -> Suite:
     """Return the suite with the caller's choices put in and every trial's settings checked."""
-    from sdgym.algos.presets import algorithm_names, build_algorithm
-    from sdgym.errors import UnknownNameError
+    from sdgym.algos.presets import build_algorithm
 
     change: dict[str, Any] = {}
     if algos is not None:
-        known = {name for arm in suite.arms for name in (arm.name, arm.algo)}
-        extra = [name for name in algos if name not in known]
-        for name in extra:
-            if ":" not in name and name not in algorithm_names():
-                raise UnknownNameError("algorithm", name, [*known, *algorithm_names()])
-        kept = choose("algorithm", suite.arms, [n for n in algos if n in known], lambda arm: (arm.name, arm.algo))
-        change["arms"] = (*kept, *(Arm(name=name.rpartition(":")[2], algo=name) for name in extra))
+        change["arms"] = choose_arms(suite, algos)
     if envs is not None:
-        known_worlds = {name for world in suite.envs for name in (world.id, world_name(world))}
-        added = tuple(World(id=name) for name in envs if name not in known_worlds and "/" in name)
-        pool = (*suite.envs, *added)
-        change["envs"] = choose("environment", pool, envs, lambda world: (world.id, world_name(world)))
+        known = {name for world in suite.envs for name in (world.id, world_name(world))}
+        added = tuple(World(id=name) for name in envs if name not in known and "/" in name)
+        change["envs"] = choose("environment", (*suite.envs, *added), envs, lambda world: (world.id, world_name(world)))
     if env_kwargs:
         change["envs"] = tuple(w.model_copy(update={"kwargs": {**w.kwargs, **env_kwargs}}) for w in change.get("envs", suite.envs))
     if seeds is not None:
@@ -163,6 +158,20 @@ def customise(
         tree = changed.trial_settings(arm, changed.envs[0], 0)
         build_algorithm(tree["algo"]["name"], tree["algo"]["overrides"])
     return changed
+
+
+def choose_arms(suite: Suite, algos: Sequence[str]) -> tuple[Arm, ...]:
+    """Return the suite's arms of these names or algorithms, and a new arm for each algorithm it lacks."""
+    from sdgym.algos.presets import algorithm_names
+    from sdgym.errors import UnknownNameError
+
+    known = {name for arm in suite.arms for name in (arm.name, arm.algo)}
+    extra = [name for name in algos if name not in known]
+    for name in extra:
+        if ":" not in name and name not in algorithm_names():
+            raise UnknownNameError("algorithm", name, [*known, *algorithm_names()])
+    kept = choose("algorithm", suite.arms, [name for name in algos if name in known], lambda arm: (arm.name, arm.algo))
+    return (*kept, *(Arm(name=name.rpartition(":")[2], algo=name) for name in extra))
 
 
 def conclude(suite: Suite, folder: pathlib.Path, board: Board, starts: Starts, console: Console) -> Comparison:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdgym.commands import options as o
+
+if TYPE_CHECKING:
+    from sdgym.config import RunConfig
+    from sdgym.evaluate import EvalReport
+
+RECORDS = "eval.jsonl"
 
 
 def train(
@@ -72,64 +79,74 @@ def evaluate(
     resume: o.Resume = False,
 ) -> None:
     """Measure a policy on held-out tasks: success at T=1, greedy, majority and pass@k."""
-    from sdgym.api import evaluate as measure
     from sdgym.api import settings_tree
     from sdgym.config import make_config
     from sdgym.errors import ConfigError
-    from sdgym.policy import Policy
-    from sdgym.session import make_env, pick_device
 
-    o.allow_local_modules(env)
-    tree = settings_tree(
-        env=o.environment(env, level, None, data), config=config, sets=set_ or (), model=model, device=device, dtype=dtype, threads=threads
-    )
-    run = make_config(tree)
-    records = prepare_folder(out, resume)
-    if records is not None and records.exists():
-        typer.echo(f"{records} is there already", err=True)
-        return
     if episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, got {episodes}")
-    make_env(run.env.id, **{**run.env.kwargs, "split": split or "test"}).close()  # a wrong name is told before the model is loaded
-    policy = Policy.load(run.model, pick_device(run.device), "float32", run.threads)
-    started = time.monotonic()
-    report = measure(
-        policy,
-        run.env.id,
-        episodes=episodes,
-        samples=run.eval.samples,
-        split=split or "test",
-        temperature=run.eval.temperature,
-        max_tokens=run.sampling.max_tokens,
-        seed=run.eval.seed if seed is None else seed,
-        **{k: v for k, v in run.env.kwargs.items() if k != "split"},
-    )
-    seconds = time.monotonic() - started
-    if records is not None:
-        rollouts = len(report.rows)
-        (records.parent / "pace.json").write_text(json.dumps({"rollouts": rollouts, "seconds": round(seconds, 3)}), encoding="utf-8")
-        records.write_text("".join(json.dumps(line) + "\n" for line in report.records(step=0)).replace("NaN", "null"), encoding="utf-8")
-    metrics = {name.removeprefix("eval/"): value for name, value in report.metrics().items()}
+    o.allow_local_modules(env)
+    section = o.environment(env, level, None, data)
+    tree = settings_tree(env=section, config=config, sets=set_ or (), model=model, device=device, dtype=dtype, threads=threads)
+    run = make_config(tree)
+    if out is not None and resume and (out / RECORDS).is_file():
+        typer.echo(f"{out / RECORDS} is there already", err=True)
+        return
+    check_folder(out, resume)
+    report, seconds = measure(run, episodes, split or "test", run.eval.seed if seed is None else seed)
+    if out is not None:
+        write_records(out, report, seconds)
+    metrics = {name.removeprefix("eval/"): (value if math.isfinite(value) else None) for name, value in report.metrics().items()}
     head = {"model": run.model, "env": run.env.id, "split": report.split, "temperature": report.temperature}
     if as_json:
-        typer.echo(json.dumps({**head, **{k: (v if v == v else None) for k, v in metrics.items()}}))
+        typer.echo(json.dumps({**head, **metrics}))
         return
     typer.echo(
         f"device {run.device}, dtype {run.dtype}, threads {run.threads}; {run.model} on {run.env.id}, {episodes} {report.split} tasks"
     )
-    for name, value in metrics.items():
-        typer.echo(f"{name:<10} {value:.4g}")
+    for name, number in metrics.items():
+        typer.echo(f"{name:<10} {'not measured' if number is None else format(number, '.4g')}")
 
 
-def prepare_folder(out: pathlib.Path | None, resume: bool) -> pathlib.Path | None:
-    """Return where per-item records go. Raises :class:`RunFolderError` for a folder in use."""
+def measure(run: RunConfig, episodes: int, split: str, seed: int) -> tuple[EvalReport, float]:
+    """Evaluate and return the report with the seconds it took, loading the model left out."""
+    from sdgym.api import evaluate as on_tasks
+    from sdgym.policy import Policy
+    from sdgym.session import make_env, pick_device
+
+    kwargs = {k: v for k, v in run.env.kwargs.items() if k != "split"}
+    make_env(run.env.id, **kwargs, split=split).close()  # a wrong name is told before the model is loaded
+    policy = Policy.load(run.model, pick_device(run.device), "float32", run.threads)
+    started = time.monotonic()
+    report = on_tasks(
+        policy,
+        run.env.id,
+        episodes=episodes,
+        samples=run.eval.samples,
+        split=split,
+        temperature=run.eval.temperature,
+        max_tokens=run.sampling.max_tokens,
+        seed=seed,
+        **kwargs,
+    )
+    return report, time.monotonic() - started
+
+
+def write_records(folder: pathlib.Path, report: EvalReport, seconds: float) -> None:
+    """Write per-item records, and how fast they were made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pace.json").write_text(json.dumps({"rollouts": len(report.rows), "seconds": round(seconds, 3)}), encoding="utf-8")
+    plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in line.items()} for line in report.records(step=0)]
+    (folder / RECORDS).write_text("".join(json.dumps(line) + "\n" for line in plain), encoding="utf-8")
+
+
+def check_folder(out: pathlib.Path | None, resume: bool) -> None:
+    """Raise :class:`RunFolderError` for a folder in use."""
     from sdgym.errors import RunFolderError
 
     if out is None:
-        return None
+        return
     if out.is_file():
         raise RunFolderError(f"{str(out)!r} is a file; --out takes a folder")
     if out.is_dir() and any(out.iterdir()) and not resume:
         raise RunFolderError(f"the folder {str(out)!r} is not empty; add --resume to keep what is there, or take another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    return out / "eval.jsonl"

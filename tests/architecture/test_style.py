@@ -76,7 +76,11 @@ GLOBAL_STATE = re.compile(
     "path", [p for p in SOURCES if "benchmarks" not in p.parts], ids=[i for i in IDS if not i.startswith("benchmarks")]
 )
 def test_no_global_random_state(path: pathlib.Path) -> None:
-    assert not GLOBAL_STATE.search(path.read_text())
+    text = path.read_text()
+    found = GLOBAL_STATE.search(text)
+    assert found is None or (found.group() == "torch.manual_seed" and "torch.random.fork_rng" in text), (
+        "seeded inside a fork, or not at all"
+    )
 
 
 def written_files() -> list[pathlib.Path]:
