@@ -210,7 +210,9 @@ class Trajectory:
 
     def turn_of_token(self) -> np.ndarray:
         """Return int64 ``[T]``: the turn of each sampled token, for broadcasting per-turn values."""
-        return np.concatenate([np.full(s.end - s.start, s.turn, np.int64) for g in self.segments for s in g.spans] or [np.zeros(0, np.int64)])
+        return np.concatenate(
+            [np.full(s.end - s.start, s.turn, np.int64) for g in self.segments for s in g.spans] or [np.zeros(0, np.int64)]
+        )
 
     def action_ids(self) -> np.ndarray:
         """Return int64 ``[T]``: the sampled tokens in order."""
@@ -261,7 +263,8 @@ class ScoringView:
 
     def scored_ids(self) -> np.ndarray:
         """Return int64 ``[S]``: the tokens whose log-probs are asked for."""
-        return self.token_ids[self.loss_mask]
+        scored: np.ndarray = self.token_ids[self.loss_mask]
+        return scored
 
     def sequence(self) -> tuple[np.ndarray, np.ndarray]:
         """Return ``(ids [L'], positions [S])``: the full input and where each scored token sits in it.

@@ -188,7 +188,9 @@ class TextEnv(gymnasium.Env[str, str]):
             if key in seen and index < 1000 + 50 * count:
                 continue
             if key in seen:
-                raise ConfigError(f"{self.env_id} at level {self.level!r} has only {len(seen)} distinct {split} tasks, {count} were asked for")
+                raise ConfigError(
+                    f"{self.env_id} at level {self.level!r} has only {len(seen)} distinct {split} tasks, {count} were asked for"
+                )
             seen.add(key)
             yield task
 
@@ -219,7 +221,9 @@ class TextEnv(gymnasium.Env[str, str]):
             raise ConfigError(f"task id {task_id!r} is not one of {self.env_id} at level {self.level!r} (level-split-seed-hash)")
         task = self.make_task(int(parts[2]), parts[1])
         if task.task_id != task_id:
-            raise ConfigError(f"task id {task_id!r} does not match the task its seed gives ({task.task_id!r}): it comes from another version")
+            raise ConfigError(
+                f"task id {task_id!r} does not match the task its seed gives ({task.task_id!r}): it comes from another version"
+            )
         return task
 
     # ---- demonstrations -------------------------------------------------------------------------
@@ -292,7 +296,7 @@ class TextEnv(gymnasium.Env[str, str]):
         with concurrent.futures.ThreadPoolExecutor(1) as pool:  # inside a running loop (a notebook)
             return pool.submit(asyncio.run, coroutine).result()
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """Return the transcript so far as text (``render_mode="ansi"``)."""
         if self.render_mode is None:
             return None

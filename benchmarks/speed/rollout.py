@@ -11,6 +11,7 @@ over, and each one's best time counts. The sampler records log-probs, the baseli
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -55,7 +56,7 @@ def run_generate(policy: Policy, prompts: np.ndarray, lengths: np.ndarray, batch
     """Generate with ``transformers.generate``; a row stops at its forced length. Returns the number of tokens."""
     from transformers import StoppingCriteria, StoppingCriteriaList
 
-    class Forced(StoppingCriteria):  # type: ignore[misc]
+    class Forced(StoppingCriteria):
         """Row i is done after its own number of tokens."""
 
         def __init__(self, limits: torch.Tensor, start: int) -> None:
@@ -64,12 +65,13 @@ def run_generate(policy: Policy, prompts: np.ndarray, lengths: np.ndarray, batch
         def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
             return input_ids.shape[1] - self.start >= self.limits
 
+    generate: Any = policy.model.generate
     rows, limits, produced = np.repeat(prompts, lengths.shape[1], axis=0), lengths.ravel(), 0
     for first in range(0, len(rows), batch):
         ids, wanted = torch.from_numpy(rows[first : first + batch]), torch.from_numpy(limits[first : first + batch])
         options: dict[str, Any] = {"cache_implementation": "static"} if cache == "static" else {}
         with torch.no_grad():
-            output = policy.model.generate(
+            output = generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 do_sample=True,
@@ -94,9 +96,10 @@ def run_continuous(policy: Policy, prompts: np.ndarray, lengths: np.ndarray) -> 
     settings = GenerationConfig(do_sample=True, temperature=1.0, top_k=0, eos_token_id=-1, pad_token_id=0, max_new_tokens=1)
     sizes = ContinuousBatchingConfig(num_blocks=2 * lengths.size, page_size=256, max_batch_tokens=2048)
     rows, produced = np.repeat(prompts, lengths.shape[1], axis=0), 0
-    implementation = policy.model.config._attn_implementation
+    model: Any = policy.model
+    implementation = model.config._attn_implementation
     try:
-        with policy.model.continuous_batching_context_manager(settings, continuous_batching_config=sizes, warmup=False) as manager:
+        with model.continuous_batching_context_manager(settings, continuous_batching_config=sizes, warmup=False) as manager:
             for index, (ids, length) in enumerate(zip(rows.tolist(), lengths.ravel().tolist(), strict=True)):
                 manager.add_request(ids, request_id=str(index), max_new_tokens=length)
             for _ in range(lengths.size):
@@ -105,7 +108,7 @@ def run_continuous(policy: Policy, prompts: np.ndarray, lengths: np.ndarray) -> 
                     raise TimeoutError("continuous batching gave no result within 600 s")
                 produced += len(result.generated_tokens)
     finally:
-        policy.model.set_attn_implementation(implementation)
+        model.set_attn_implementation(implementation)
     return produced
 
 
@@ -138,14 +141,14 @@ def main() -> None:
     policy = Policy.load(options.model)
     prompts, lengths = workload(policy.vocab_size)
     ours: dict[str, tuple[int, Callable[[], int]]] = {
-        f"sdgym slots={slots} threads={threads}": (threads, lambda slots=slots: run_sampler(policy, prompts, lengths, slots))
+        f"sdgym slots={slots} threads={threads}": (threads, functools.partial(run_sampler, policy, prompts, lengths, slots))
         for slots in options.slots
         for threads in options.threads
     }
     theirs: dict[str, tuple[int, Callable[[], int]]] = {
         f"generate batch={batch} cache={cache} threads={threads}": (
             threads,
-            lambda batch=batch, cache=cache: run_generate(policy, prompts, lengths, batch, cache),
+            functools.partial(run_generate, policy, prompts, lengths, batch, cache),
         )
         for batch in (64, 256)
         for cache in ("dynamic", "static")

@@ -198,7 +198,8 @@ class DecodePlan:
 
     def _to_rows(self, x: Tensor, r: int) -> Tensor:
         """``[pages, Hkv, members·r, d]`` to ``[n, Hkv, r, d]``."""
-        return x.unflatten(2, (-1, r)).transpose(1, 2).flatten(0, 1)[self._place]
+        rows: Tensor = x.unflatten(2, (-1, r)).transpose(1, 2).flatten(0, 1)
+        return rows[self._place]
 
 
 def _additive(seen: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:

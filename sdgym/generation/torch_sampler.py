@@ -80,6 +80,9 @@ class TorchSampler:
         PolicyError: the model's attention is not one the slot cache can do.
     """
 
+    _queue: deque[tuple[int, Request]]
+    _rows: list[_Row]
+
     def __init__(
         self,
         policy: Policy,
@@ -200,8 +203,8 @@ class TorchSampler:
         self._cache = SlotCache(self.policy.model, self.slots)
         self._sessions: dict[int, _Session] = {}
         self._prompts: dict[bytes, _Prompt] = {}
-        self._queue: deque[tuple[int, Request]] = deque()
-        self._rows: list[_Row] = []
+        self._queue = deque()
+        self._rows = []
         self._submitted = 0
         self._width = 0  # slots that take part in a decode step
 
