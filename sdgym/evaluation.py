@@ -13,6 +13,7 @@ from sdgym.core import Task, Trajectory
 from sdgym.generation.base import SamplingParams
 from sdgym.rollout import Job, RolloutDriver
 from sdgym.seeding import derive
+from sdgym.stats import pass_at_k
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +94,6 @@ class EvalReport:
 
     def _sampled(self) -> list[ItemResult]:
         return [item for item in self.items if item.samples]
-
-
-def pass_at_k(n: int, c: int, k: int) -> float:
-    """Return 1 − C(n−c, k)/C(n, k): the chance that k of n rollouts, c of them correct, hold a correct one (Chen et al. 2021, Eq. 1)."""
-    if not 1 <= k <= n:
-        raise ValueError(f"pass@{k} needs at least {k} samples, there are {n}")
-    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
 def majority_success(rows: Sequence[Trajectory], key: Callable[[Trajectory], str]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -64,7 +65,7 @@ def estimate(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -
 def pass_at_k(samples: int, correct: int, k: int) -> float:
     """Return the unbiased estimate of the chance that one of ``k`` samples is correct (Chen et al. 2021, eq. 1).
 
-    1 − C(n−c, k) / C(n, k), computed as a product so that nothing overflows.
+    1 − C(n−c, k) / C(n, k), in integers up to the last division, so that nothing overflows.
 
     Raises:
         ValueError: not ``0 <= correct <= samples`` or not ``1 <= k <= samples``.
@@ -72,7 +73,5 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     if not 0 <= correct <= samples:
         raise ValueError(f"correct must lie between 0 and the number of samples ({samples}), got {correct}")
     if not 1 <= k <= samples:
-        raise ValueError(f"k must lie between 1 and the number of samples ({samples}), got {k}")
-    if samples - correct < k:
-        return 1.0
-    return float(1.0 - np.prod(1.0 - k / np.arange(samples - correct + 1, samples + 1)))
+        raise ValueError(f"pass@{k} needs at least {k} samples and k at least 1, there are {samples} samples")
+    return 1.0 - math.comb(samples - correct, k) / math.comb(samples, k)

@@ -14,7 +14,7 @@ from sdgym.commands import options as o
 
 if TYPE_CHECKING:
     from sdgym.config import RunConfig
-    from sdgym.evaluate import EvalReport
+    from sdgym.evaluation import EvalReport
 
 RECORDS = "eval.jsonl"
 
