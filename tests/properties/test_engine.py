@@ -45,9 +45,12 @@ def scripted() -> ScriptedSampler:
 @settings(max_examples=6, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 12), st.integers(0, 1000))
 def test_random_pauses_in_the_environment_change_no_bit(turns: int, max_live: int, seed: int) -> None:
-    calm = play(scripted(), jitter=0.0, turns=turns, max_live=max_live, seed=seed)
+    quiet = scripted()
+    calm = bits(play(quiet, jitter=0.0, turns=turns, max_live=max_live, seed=seed))
     for _ in range(2):
-        assert bits(play(scripted(), jitter=0.01, turns=turns, max_live=max_live, seed=seed)) == bits(calm)
+        sampler = scripted()
+        assert bits(play(sampler, jitter=0.01, turns=turns, max_live=max_live, seed=seed)) == calm
+        assert [request.noise_key for request in sampler.log] == [request.noise_key for request in quiet.log]  # the very order too
 
 
 @settings(max_examples=10, deadline=None)

@@ -50,9 +50,9 @@ def make_items(groups: int = 3, members: int = 3, seed: int = 0, references: boo
     items = []
     for g in range(groups):
         prefix = generator(seed, "prefix", g).integers(5, 250, 6 + 5 * g)
-        hint = generator(seed, "hint", g).integers(5, 250, 4)
         for m in range(members):
             rng = generator(seed, "row", g, m)
+            hint = generator(seed, "hint", g, m).integers(5, 250, 4)  # so references sort in another order than their views
             length = int(rng.integers(2, 12))
             mask = np.ones(length, bool)
             if length > 4:
