@@ -73,34 +73,48 @@ def rate(env: TextEnv, tasks: Sequence[Task], answers: Sequence[Sequence[str]]) 
     return np.array([np.mean([run_attempt(env, task, [a])[0] for a in found]) for task, found in zip(tasks, answers, strict=True)])
 
 
-def measure(policy: Policy, env: TextEnv, count: int = 500, samples: int = 8, seed: int = 0) -> Bars:
-    """Measure every bar on ``count`` tasks of split ``test``."""
+KINDS = ("reference", "feedback", "outcome", "empty", "filler", "mismatched_reference", "mismatched_feedback")
+POOLS = ("trained", "heldout")
+
+
+def measure(
+    policy: Policy,
+    env: TextEnv,
+    count: int = 500,
+    samples: int = 8,
+    block_samples: int = 4,
+    kinds: Sequence[str] = KINDS,
+    pools: Sequence[str] = POOLS,
+    seed: int = 0,
+) -> Bars:
+    """Measure the bars on ``count`` tasks of split ``test``: ``samples`` plain attempts per task, ``block_samples`` under each block."""
     tasks = list(env.tasks("test", seed, count))
     chats = [list(t.messages) for t in tasks]
-    plain_answers = generate(policy, chats, samples, 1.0, seed)
-    plain = rate(env, tasks, plain_answers)
-    greedy_answers = generate(policy, chats, 1, 0.0, seed)
-    failures = _failures(env, tasks, plain_answers)
-    majority = rate(env, tasks, [[max(sorted(set(found)), key=found.count)] for found in plain_answers])
+    answers = generate(policy, chats, samples, 1.0, seed)
+    plain = rate(env, tasks, answers)
+    failures = _failures(env, tasks, answers)
     kept = [i for i, failed in enumerate(failures) if failed is not None]
     result = Bars(
         env=env.env_id,
         tasks=count,
         samples=samples,
         plain=float(plain.mean()),
-        greedy=float(rate(env, tasks, greedy_answers).mean()),
-        majority=float(majority.mean()),
+        greedy=float(rate(env, tasks, generate(policy, chats, 1, 0.0, seed)).mean()),
+        majority=float(rate(env, tasks, [[max(sorted(set(found)), key=found.count)] for found in answers]).mean()),
         band=float(((plain > 0.05) & (plain < 0.95)).mean()),
         failed_plain=float(plain[kept].mean()),
-        format_errors=_format_errors(env, tasks, plain_answers),
+        format_errors=_format_errors(env, tasks, answers),
         blocks={},
     )
-    for name, told in blocks(policy, tasks, failures, seed).items():
-        for pool in ("trained", "heldout"):
-            chosen = [i for i, text in enumerate(told) if text is not None]
+    told_by_kind = blocks(policy, tasks, failures, seed)
+    for kind in kinds:
+        told = told_by_kind[kind]
+        chosen = [i for i, text in enumerate(told) if text is not None]
+        for pool in pools:
             framed = [_framed(tasks[i], told[i], i, pool) for i in chosen]
-            answers = generate(policy, framed, 2, 1.0, derive(seed, name, pool) >> 17)
-            result.blocks[name if pool == "trained" else f"{name}/heldout"] = float(rate(env, [tasks[i] for i in chosen], answers).mean())
+            found = generate(policy, framed, block_samples, 1.0, derive(seed, kind, pool) >> 17)
+            name = kind if pool == "trained" else f"{kind}/{pool}"
+            result.blocks[name] = float(rate(env, [tasks[i] for i in chosen], found).mean())
     return result
 
 
