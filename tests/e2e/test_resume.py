@@ -47,10 +47,16 @@ def start(settings: dict[str, Any], out: pathlib.Path, *extra: str) -> subproces
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for_lines(process: subprocess.Popen[str], out: pathlib.Path, lines: int) -> None:
-    """Wait until the metric log has this many lines."""
+def touched(out: pathlib.Path) -> int:
+    """When the metric log was last written, or 0."""
+    log = out / "metrics.jsonl"
+    return log.stat().st_mtime_ns if log.exists() else 0
+
+
+def wait_for_lines(process: subprocess.Popen[str], out: pathlib.Path, lines: int, since: int = 0) -> None:
+    """Wait until the process has written to the metric log (later than ``since``) and it has this many lines."""
     log, limit = out / "metrics.jsonl", time.monotonic() + 200
-    while not (log.exists() and log.read_text().count("\n") >= lines):
+    while not (touched(out) > since and log.read_text().count("\n") >= lines):
         assert process.poll() is None, process.stdout.read() if process.stdout else ""
         assert time.monotonic() < limit
         time.sleep(0.005)
@@ -103,8 +109,9 @@ def uninterrupted(model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def signalled(settings: dict[str, Any], out: pathlib.Path, number: int, lines: int) -> tuple[int, str]:
     """Resume in a process of its own, send a signal after this many lines; return exit code and output."""
+    before = touched(out)  # a killed run leaves lines that the resumed one cuts off
     process = start(settings, out, "--resume")
-    wait_for_lines(process, out, lines)
+    wait_for_lines(process, out, lines, before)
     process.send_signal(number)
     printed, _ = process.communicate(timeout=200)
     return process.returncode, printed
