@@ -61,7 +61,12 @@ def measure_starts(suite: Suite, folder: pathlib.Path, cores: int, console: Cons
             place, process = _start(suite, world, folder)
             running.append((world, place, process))
         world, place, process = running.pop(0)
-        _, errors = process.communicate()
+        try:
+            _, errors = process.communicate()
+        except KeyboardInterrupt:
+            for *_, other in [(world, place, process), *running]:
+                other.terminate()
+            raise
         if process.returncode == 0:
             kept.append(world)
             found.records[world_name(world)] = (place / "eval.jsonl").relative_to(folder).as_posix()

@@ -41,18 +41,24 @@ def compare(
     o.allow_local_modules(*(names or ()), *(worlds or ()))
     settings = settings_tree(config=config, sets=set_ or (), device=device, dtype=dtype, threads=threads)
     kwargs = {"level": level, "split": split, "data": None if data is None else str(data.resolve())}
-    done = run_suite(
-        suite,
-        algos=names,
-        envs=worlds,
-        seeds=seeds,
-        seed=seed or 0,
-        out=out,
-        resume=resume,
-        model=model,
-        env_kwargs={k: v for k, v in kwargs.items() if v is not None},
-        settings=settings,
-    )
+    try:
+        done = run_suite(
+            suite,
+            algos=names,
+            envs=worlds,
+            seeds=seeds,
+            seed=seed or 0,
+            out=out,
+            resume=resume,
+            model=model,
+            env_kwargs={k: v for k, v in kwargs.items() if v is not None},
+            settings=settings,
+        )
+    except KeyboardInterrupt:
+        typer.echo(
+            "interrupted; running trials have saved, and the same command continues them (with --resume where --out is given)", err=True
+        )
+        raise typer.Exit(130) from None
     if done.failed:
         raise typer.Exit(1)
 
