@@ -92,7 +92,7 @@ MUTANTS = (
     Mutant("learner: coefficient forgotten", "sdgym/learner.py", "total = total + term.coefficient * value", "total = total + value", T_EXPRESSIBLE + "test_the_learner_takes_the_gradient_of_the_interpreter[skill_sd]"),
     Mutant("teacher: average the wrong way round", "sdgym/teacher.py", "shadow.mul_(1.0 - self.rate).add_(theirs.float(), alpha=self.rate)", "shadow.mul_(self.rate).add_(theirs.float(), alpha=1.0 - self.rate)", T_TEACHER + "test_ema_ten_steps_at_a_twentieth"),
     Mutant("teacher: frozen copy shares the student's weights", "sdgym/teacher.py", "twin = copy.deepcopy(model)", "twin = copy.copy(model)", T_TEACHER + "test_frozen_never_moves"),
-    Mutant("rollout: observations trained", "sdgym/rollout.py", "self.masks.append(np.full(len(ids), sampled))", "self.masks.append(np.full(len(ids), True))", T_ROLLOUT + "test_segments_hold_exactly_what_passed_through_the_sampler"),
+    Mutant("rollout: observations trained", "sdgym/episode.py", "self.masks.append(np.full(len(ids), sampled))", "self.masks.append(np.full(len(ids), True))", T_ROLLOUT + "test_segments_hold_exactly_what_passed_through_the_sampler"),
     Mutant("buffer: groups torn", "sdgym/buffer.py", "yield [index for g in part for index in groups[int(g)]]", "yield [index for g in part for index in groups[int(g)][1:]]", "tests/unit/test_buffer.py::test_batches_hold_whole_groups_once"),
 )  # fmt: skip
 
