@@ -24,7 +24,7 @@ from sdgym.verifiers.math_pool import Pool, Reply, shared_pool
 
 GOLD = Gold(r"\frac{\pi}{7}")
 ANSWERS = (pathlib.Path(__file__).parents[1] / "data" / "math_pathological.txt").read_text().splitlines()
-HANGING = (r"e^{e^{e^{e^{e}}}}", r"\pi^{\pi^{\pi^{\pi}}}", r"((((10!)!)!)!)", r"\tan(10^{10^{10}})")
+HANGING = (r"e^{e^{e^{e^{e}}}}", r"((((10!)!)!)!)", r"\tan(10^{10^{10}})")
 SLACK = 0.5
 """Seconds past the deadline: one scheduling delay on a busy two-core machine."""
 
