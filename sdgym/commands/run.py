@@ -93,6 +93,11 @@ def evaluate(
         typer.echo(f"{out / RECORDS} is there already", err=True)
         return
     check_folder(out, resume)
+    if not as_json:
+        from sdgym.session import pick_device
+
+        where = f"device {pick_device(run.device)}, dtype {run.dtype}, threads {run.threads}"
+        typer.echo(f"{where}; {run.model} on {run.env.id}, {episodes} {split or 'test'} tasks")
     report, seconds = measure(run, episodes, split or "test", run.eval.seed if seed is None else seed)
     if out is not None:
         write_records(out, report, seconds)
@@ -101,9 +106,6 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps({**head, **metrics}))
         return
-    typer.echo(
-        f"device {run.device}, dtype {run.dtype}, threads {run.threads}; {run.model} on {run.env.id}, {episodes} {report.split} tasks"
-    )
     for name, number in metrics.items():
         typer.echo(f"{name:<10} {'not measured' if number is None else format(number, '.4g')}")
 
