@@ -56,8 +56,8 @@ def quick_bars() -> dict[str, Bars]:
         world: measure(
             Policy.load("tiny", threads=1),
             make_env(world, level="tiny", split="test").unwrapped,
-            samples=4,
-            block_samples=2,
+            samples=8,
+            block_samples=4,
             kinds=("reference", "feedback"),
             pools=("trained",),
         )
