@@ -1,6 +1,6 @@
 """Pre-train one embedded policy: next-token cross-entropy on the novice's posterior, Muon + AdamW.
 
-    sdgym model pretrain --env sdgym/Math-v0 --env sdgym/Sokoban-v0 --name mine --out my-policy
+    sdgym model pretrain --env sdgym/Math-v0 --env sdgym/Sokoban-v0 --out my-policy
 
 Restartable: the state is saved every few minutes and a second call goes on from there.
 """

@@ -53,9 +53,9 @@ def pretrain(
     env: Annotated[list[str], typer.Option("--env", help="Environment the policy learns from; repeat for several.", metavar="ID")],
     out: Annotated[pathlib.Path, typer.Option("--out", help="Folder of the policy; training state lies beside it.", metavar="DIR")],
     level: Annotated[str, typer.Option("--level", help="Level of the environments.")] = "tiny",
-    steps: Annotated[int, typer.Option("--steps", help="Optimizer steps.", min=1)] = 1500,
+    steps: Annotated[int, typer.Option("--steps", help="Optimizer steps.", min=1)] = 2300,
     seed: Annotated[int, typer.Option("--seed", help="Seed of data and weights.", min=0)] = 0,
-    threads: Annotated[int, typer.Option("--threads", help="CPU threads.", min=1)] = 2,
+    threads: Annotated[int, typer.Option("--threads", help="CPU threads.", min=1)] = 1,
 ) -> None:
     """Build an embedded policy from the environments' own demonstrations; a second call goes on where the first stopped."""
     from sdgym.api import make
