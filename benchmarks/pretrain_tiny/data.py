@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -21,15 +23,15 @@ from sdgym.seeding import derive, generator
 from sdgym.text_env import Information, TextEnv
 
 MIXTURE: Mapping[str, float] = {
-    "none": 0.26,
+    "none": 0.20,
     "empty": 0.04,
     "filler": 0.08,
-    "mismatched": 0.14,
-    "reference": 0.13,
+    "mismatched": 0.16,
+    "reference": 0.14,
     "peer": 0.08,
-    "feedback": 0.19,
+    "feedback": 0.23,
     "peer+feedback": 0.02,
-    "outcome": 0.06,
+    "outcome": 0.05,
 }
 
 INFORMED = ("reference", "peer", "feedback", "peer+feedback", "outcome")
@@ -107,17 +109,17 @@ def block_about(kind: str, env: TextEnv, task: Task, rng: np.random.Generator) -
     return Block(sections, information)
 
 
-def make_block(kind: str, env: TextEnv, task: Task, other: Task, rng: np.random.Generator, chat: ChatFormat) -> Block | None:
-    """Return the block of a :data:`MIXTURE` kind; ``other`` is the task a mismatched block speaks of."""
+def make_block(kind: str, env: TextEnv, task: Task, other: Callable[[], Task], rng: np.random.Generator, chat: ChatFormat) -> Block | None:
+    """Return the block of a :data:`MIXTURE` kind; ``other`` makes the task that a mismatched block speaks of."""
     if kind == "none":
         return Block((), None)
     if kind in ("empty", "filler", "mismatched"):
-        framed = ("reference", "peer", "feedback", "outcome")[int(rng.choice(4, p=[0.35, 0.25, 0.35, 0.05]))]
+        framed = ("reference", "peer", "feedback", "outcome")[int(rng.choice(4, p=[0.3, 0.15, 0.5, 0.05]))]
         if kind == "mismatched" and framed == "outcome":
             framed = "feedback"
         if kind == "empty":
             return Block(((framed, ""),), None)
-        told = block_about(framed, env, other, rng)
+        told = block_about(framed, env, other(), rng)
         if told is None or kind == "mismatched":
             return told
         length = len(chat.encode_text(told.sections[0][1]))
@@ -155,7 +157,7 @@ def continuation(env: TextEnv, task: Task, actions: Sequence[str], chat: ChatFor
 
 
 def make_example(
-    env: TextEnv, task: Task, other: Task, kind: str, rng: np.random.Generator, chat: ChatFormat, draws: int
+    env: TextEnv, task: Task, other: Callable[[], Task], kind: str, rng: np.random.Generator, chat: ChatFormat, draws: int
 ) -> Example | None:
     """Build one example; None if its block cannot be made (a novice that never fails)."""
     if kind == "study":
@@ -178,21 +180,26 @@ def examples(
     shares: Sequence[float],
     informed: float = 1.0,
     study: float = 0.0,
+    prompts: int = 1,
 ) -> Iterator[Example]:
     """Yield an endless, reproducible stream of examples over ``envs`` (split ``pretrain``).
 
-    ``informed`` is a factor on the shares of true information: below 1 the policy learns to use it less well.
-    ``study`` is the share of solved tasks without any block, from which the skills themselves are learnt.
+    Args:
+        shares: of the tasks, per environment.
+        informed: a factor on the shares of true information: below 1 the policy learns to use it less well.
+        study: the share of tasks that are shown solved and without any block, from which the skills are learnt.
+        prompts: prompts per task that is not studied. They differ in their blocks only, so that the contrast
+            between them is what the blocks say, and the task itself is computed once (:mod:`sdgym.packing`).
     """
     kinds = list(MIXTURE)
     weights = np.array([share * (informed if kind in INFORMED else 1.0) for kind, share in MIXTURE.items()])
-    index = 0
-    while True:
+    for index in itertools.count():
         rng = generator(seed, "pretrain", index)
         env = envs[int(rng.choice(len(envs), p=np.array(shares)))]
-        task, other = (env.make_task(derive(seed, "pretrain-task", index, which) >> 17, "pretrain") for which in range(2))
-        kind = "study" if rng.random() < study else kinds[int(rng.choice(len(kinds), p=weights / weights.sum()))]
-        example = make_example(env, task, other, kind, rng, chat, draws)
-        if example is not None:
-            yield example
-        index += 1
+        task = env.make_task(derive(seed, "pretrain-task", index) >> 17, "pretrain")
+        chosen = ["study"] if rng.random() < study else rng.choice(kinds, size=prompts, p=weights / weights.sum())
+        for place, kind in enumerate(chosen):
+            other = functools.partial(env.make_task, derive(seed, "pretrain-other", index, place) >> 17, "pretrain")
+            example = make_example(env, task, other, str(kind), rng, chat, draws)
+            if example is not None:
+                yield example

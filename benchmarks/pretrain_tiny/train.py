@@ -34,8 +34,9 @@ class Recipe:
     """Everything that makes one embedded policy.
 
     Attributes:
-        envs: ``(environment id, constructor arguments, share of examples)``.
+        envs: ``(environment id, constructor arguments, share of tasks)``.
         steps, batch: optimizer steps and examples per step.
+        prompts: prompts per task, with different blocks (see :func:`sdgym.benchmarks.pretrain_tiny.data.examples`).
         draws: demonstrations drawn per prompt (equal ones are merged and weighted).
         lr_muon, lr_adam: peak rates for hidden matrices and for everything else.
         warmup, decay: share of steps with a rising and with a linearly falling rate.
@@ -48,25 +49,26 @@ class Recipe:
 
     name: str = "tiny"
     seed: int = 0
-    envs: tuple[tuple[str, dict[str, Any], float], ...] = (("sdgym/Math-v0", {}, 0.5), ("sdgym/Sokoban-v0", {}, 0.5))
+    envs: tuple[tuple[str, dict[str, Any], float], ...] = (("sdgym/Math-v0", {}, 0.6), ("sdgym/Sokoban-v0", {}, 0.4))
     hidden: int = 128
     layers: int = 6
     heads: int = 4
     feed_forward: int = 384
     vocab: int = 768
     context: int = 1024
-    steps: int = 2300
-    batch: int = 128
+    steps: int = 1500
+    batch: int = 160
+    prompts: int = 4
     draws: int = 8
     lr_muon: float = 0.02
     lr_adam: float = 3e-3
     warmup: float = 0.02
-    decay: float = 0.35
+    decay: float = 0.4
     threads: int = 1
     level: str = "tiny"
     informed: float = 1.0
-    study: float = 0.6
-    study_until: float = 0.6
+    study: float = 0.75
+    study_until: float = 0.4
 
 
 RECIPES = {
@@ -144,7 +146,7 @@ class ExampleStream(IterableDataset[list[Example]]):
         for step in range(self.first, self.recipe.steps):
             r = self.recipe
             study = r.study if step < r.study_until * r.steps else 0.0
-            stream = examples(envs, chat, derive(r.seed, "data", step) >> 17, r.draws, shares, r.informed, study)
+            stream = examples(envs, chat, derive(r.seed, "data", step) >> 17, r.draws, shares, r.informed, study, r.prompts)
             yield [next(stream) for _ in range(self.recipe.batch)]
 
 
