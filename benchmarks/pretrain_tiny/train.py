@@ -1,6 +1,7 @@
 """Pre-train one embedded policy: next-token cross-entropy on the novice's posterior, Muon + AdamW.
 
     sdgym model pretrain --env sdgym/Math-v0 --env sdgym/Sokoban-v0 --out my-policy
+    sdgym model pretrain --recipe tiny --out tiny-again
 
 Restartable: the state is saved every few minutes and a second call goes on from there.
 """
@@ -23,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from sdgym.benchmarks.pretrain_tiny.data import Example, block_about, examples, framed_messages
 from sdgym.benchmarks.pretrain_tiny.tokenizer import train_tokenizer
 from sdgym.chat import ChatFormat
-from sdgym.errors import ConfigError
+from sdgym.errors import ConfigError, UnknownNameError
 from sdgym.packing import PackedBatch, pack
 from sdgym.seeding import derive, generator
 from sdgym.text_env import TextEnv
@@ -76,6 +77,22 @@ RECIPES = {
     for recipe in (Recipe(), Recipe("tiny-b", seed=1), Recipe("tiny-c", seed=2), Recipe("tiny-weak", seed=3, informed=0.25))
 }
 """The embedded policies. ``tiny-weak`` saw a quarter as much true information: weak in-context lift."""
+
+
+def named_recipe(name: str) -> Recipe:
+    """Return the recipe of an embedded policy.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError("recipe", name, RECIPES)
+    return RECIPES[name]
+
+
+def recipe_for(name: str, envs: Sequence[str], level: str) -> Recipe:
+    """Return a recipe that learns from ``envs`` in equal shares."""
+    return Recipe(name=name, envs=tuple((env_id, {}, 1.0 / len(envs)) for env_id in envs), level=level)
 
 
 def make_envs(recipe: Recipe) -> list[TextEnv]:

@@ -50,24 +50,37 @@ def fetch(
 
 @app.command("pretrain")
 def pretrain(
-    env: Annotated[list[str], typer.Option("--env", help="Environment the policy learns from; repeat for several.", metavar="ID")],
     out: Annotated[pathlib.Path, typer.Option("--out", help="Folder of the policy; training state lies beside it.", metavar="DIR")],
-    level: Annotated[str, typer.Option("--level", help="Level of the environments.")] = "tiny",
-    steps: Annotated[int, typer.Option("--steps", help="Optimizer steps.", min=1)] = 2300,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of data and weights.", min=0)] = 0,
+    env: Annotated[list[str] | None, typer.Option("--env", help="Environment to learn from; repeat for several.", metavar="ID")] = None,
+    recipe: Annotated[str | None, typer.Option("--recipe", help="Build an embedded policy again, by its name.", metavar="NAME")] = None,
+    level: Annotated[str, typer.Option("--level", help="Level of the environments of --env.")] = "tiny",
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps [as in the recipe of `tiny`].", min=1)] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of data and weights [0, or the recipe's].", min=0)] = None,
     threads: Annotated[int, typer.Option("--threads", help="CPU threads.", min=1)] = 1,
 ) -> None:
     """Build an embedded policy from the environments' own demonstrations; a second call goes on where the first stopped."""
+    from sdgym.errors import ConfigError
+
+    if bool(env) == bool(recipe):
+        raise ConfigError("say either which environments to learn from (--env, repeatable) or which embedded policy to rebuild (--recipe)")
+    import dataclasses
+
+    from sdgym.benchmarks.pretrain_tiny.train import named_recipe, recipe_for
+    from sdgym.benchmarks.pretrain_tiny.train import pretrain as build
+
+    chosen = named_recipe(recipe) if recipe else recipe_for(out.name, _checked(env or [], level), level)
+    given = {key: value for key, value in {"steps": steps, "seed": seed}.items() if value is not None}
+    chosen = dataclasses.replace(chosen, threads=threads, **given)
+    build(chosen, out, out.with_name(f"{out.name}.work"))
+    typer.echo(f"policy {out}; measure it with: sdgym eval --model {out} --env {chosen.envs[0][0]} --level {chosen.level}")
+
+
+def _checked(env: list[str], level: str) -> list[str]:
+    """Return ``env`` after each has been made once: a wrong name is one sentence, before any work."""
     from sdgym.api import make
     from sdgym.commands.options import allow_local_modules
 
     allow_local_modules(*env)
     for env_id in env:
-        make(env_id, level=level).close()  # a wrong name is one sentence, before any work
-    from sdgym.benchmarks.pretrain_tiny.train import Recipe
-    from sdgym.benchmarks.pretrain_tiny.train import pretrain as build
-
-    share = 1.0 / len(env)
-    recipe = Recipe(name=out.name, seed=seed, envs=tuple((e, {"level": level}, share) for e in env), steps=steps, threads=threads)
-    build(recipe, out, out.with_name(f"{out.name}.work"))
-    typer.echo(f"policy {out}; measure it with: sdgym eval --model {out} --env {env[0]} --level {level}")
+        make(env_id, level=level).close()
+    return env

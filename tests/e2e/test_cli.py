@@ -85,6 +85,8 @@ MISTAKES = {
     "show": (["algos", "show", "dappo"], r"did you mean 'dapo'"),
     "fetch": (["model", "fetch", "smolm"], r"no fetchable model called 'smolm'"),
     "pretrain": (["model", "pretrain", "--env", "sdgym/Mth-v0", "--out", "p"], r"did you mean 'sdgym/Math-v0'"),
+    "pretrain what": (["model", "pretrain", "--out", "p"], r"--env.*or.*--recipe"),
+    "pretrain recipe": (["model", "pretrain", "--recipe", "tinny", "--out", "p"], r"no recipe called 'tinny': did you mean 'tiny'"),
     "missing argument": (["report"], r"DIR"),
 }
 
