@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pydantic
 
 from sdgym.chat import ChatFormat
-from sdgym.core import LossTerm, Scorer, ScoringView, Trajectory
+from sdgym.core import LossTerm, Scorer, ScoringView, Task, Trajectory
+from sdgym.generation.base import Sample
 
 
 class Preset(pydantic.BaseModel):
@@ -49,6 +50,10 @@ class Batch:
     groups: Sequence[Sequence[int]]
 
 
+def _unreported(name: str, value: float) -> None:
+    """Where nobody logs."""
+
+
 @dataclasses.dataclass(frozen=True)
 class AnnotateContext:
     """What ``annotate`` may use besides the rows.
@@ -61,6 +66,7 @@ class AnnotateContext:
         on_policy: True if the batch is used for exactly one optimizer step, so that old log-probs are
             the current ones (``LossItem.old_logprobs=None``).
         max_context: tokens that fit the model.
+        report: ``report(name, value)`` puts ``algo/<name>`` on this step's line of the metric log.
     """
 
     step: int
@@ -69,6 +75,40 @@ class AnnotateContext:
     score: Scorer
     on_policy: bool
     max_context: int
+    report: Callable[[str, float], None] = _unreported
+
+
+class Draws(Protocol):
+    """A second sampling pass with the weights and sampling settings of the rollouts; everything is charged to the ledger.
+
+    ``stream`` names the noise. Within a step the draws of a stream continue each other, so no two share noise.
+    """
+
+    def tasks(self) -> list[Task]:
+        """Return the tasks of this step: those that its rollouts play (or would play, in a phase without rollouts)."""
+
+    def play(self, stream: str, tasks: Sequence[Task], prompts: Sequence[np.ndarray], samples: int = 1) -> list[Trajectory]:
+        """Play ``tasks[i]`` from the token ids ``prompts[i]`` (int64 ``[L]``) in place of its own prompt, ``samples`` times each.
+
+        The prompt may end inside an assistant turn; the environment judges only what is sampled after it.
+
+        Returns:
+            ``len(tasks) · samples`` finished rows in (task, sample) order.
+        """
+
+    def generate(self, stream: str, prompts: Sequence[np.ndarray], max_tokens: int | None = None) -> list[Sample]:
+        """Continue token ids ``prompts[i]`` freely, with no environment to judge it; one sample each, in order."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CollectContext(AnnotateContext):
+    """What a phase's ``collect`` hook may use besides.
+
+    Attributes:
+        draw: samples more, see :class:`Draws`.
+    """
+
+    draw: Draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +125,28 @@ class UpdateSchedule:
 
 
 @dataclasses.dataclass(frozen=True)
+class Interleaved:
+    """An objective with optimizer steps of its own, before those of the phase's main one and on the same rollouts (VPD's E-step).
+
+    Attributes:
+        name: prefix of its metrics, except ``loss/…``.
+        annotate: the objective. It is called before any update of the step, as the main one is; references of
+            sampled losses and of live teachers are scored when their own update begins.
+        every: F; it is due in the first step of the phase and in every F-th after it.
+        schedule: how the batch is used.
+    """
+
+    name: str
+    annotate: Callable[[Batch, AnnotateContext], list[LossTerm]]
+    every: int = 1
+    schedule: UpdateSchedule = UpdateSchedule()
+
+    def is_due(self, step: int) -> bool:
+        """Whether step ``step`` of the phase, from 0, has it."""
+        return step % self.every == 0
+
+
+@dataclasses.dataclass(frozen=True)
 class Phase:
     """One stretch of training.
 
@@ -96,6 +158,9 @@ class Phase:
         steps: how many steps it lasts; None means to the end.
         on_enter: called once when the phase begins (for example: freeze the teacher here).
         schedule: how each batch is used.
+        collect: called with the rollouts (none, where the phase has none) before ``annotate``; returns the rows the
+            step goes on with: the same, more after a second sampling pass, or rewritten ones.
+        interleaved: further objectives, see :class:`Interleaved`.
     """
 
     name: str
@@ -104,6 +169,8 @@ class Phase:
     steps: int | None = None
     on_enter: Callable[[], None] | None = None
     schedule: UpdateSchedule = UpdateSchedule()
+    collect: Callable[[Batch, CollectContext], Sequence[Trajectory]] | None = None
+    interleaved: Sequence[Interleaved] = ()
 
 
 class Algorithm:

@@ -120,8 +120,22 @@ class RolloutDriver:
 
     # ---- the batch ------------------------------------------------------------------------------
 
-    def collect(self, tasks: Sequence[Task], group_size: int, sampling: SamplingParams, job: Job) -> list[Trajectory]:
+    def collect(
+        self,
+        tasks: Sequence[Task],
+        group_size: int,
+        sampling: SamplingParams,
+        job: Job,
+        prompts: Sequence[np.ndarray] | None = None,
+    ) -> list[Trajectory]:
         """Play every task ``group_size`` times.
+
+        Args:
+            tasks: one group each.
+            group_size: G.
+            sampling: of every turn.
+            job: names the batch.
+            prompts: token ids that stand in place of each task's own prompt (they may end inside an assistant turn).
 
         Returns:
             ``len(tasks) · group_size`` rows in (group, member) order.
@@ -137,7 +151,7 @@ class RolloutDriver:
         while waiting or live:
             while waiting and len(live) < self.max_live:
                 g, m = waiting.popleft()
-                episode = self._begin((g, m), tasks[g], sampling)
+                episode = self._begin((g, m), tasks[g], None if prompts is None else prompts[g])
                 if episode.stop is None:
                     live[self._submit(episode, episode.context.parts[0], sampling, job)] = episode
                 else:
@@ -149,18 +163,38 @@ class RolloutDriver:
             self._retire(episode, done)
         rows = [self._trajectory(done[key], sampling, job) for key in sorted(done)]
         self._charge(rows, job)
-        if rows and all(row.error == "prompt_too_long" for row in rows):
+        if prompts is None and rows and all(row.error == "prompt_too_long" for row in rows):
             raise DataError(
                 f"no task fits the model: the prompts need up to {max(len(s.ids) for r in rows for s in r.segments)} tokens "
                 f"and the context holds {self.sampler.context_limit}; take a lower level or another model"
             )
         return rows
 
-    def _begin(self, order: tuple[int, int], task: Task, sampling: SamplingParams) -> Episode:
+    def generate(self, prompts: Sequence[np.ndarray], sampling: SamplingParams, job: Job) -> list[Sample]:
+        """Continue token ids freely, without an environment; charged as training.
+
+        Returns:
+            One sample per prompt, in order; an empty one (``stop="context"``) where the prompt fills the context.
+        """
+        first = self._next_id + 1
+        for i, prompt in enumerate(prompts):
+            key = derive(self._seed_of(job), job.stream, job.step, job.first_group + i, 0, 0)
+            request = self._new_id()
+            self.sampler.submit(Request(request, request, np.asarray(prompt, np.int64), key, sampling))
+            self.ledger.prompt_tokens += len(prompt)
+        samples: dict[int, Sample] = {}
+        while self.sampler.pending:
+            for sample in self.sampler.tick():
+                samples[sample.request_id - first] = sample
+                self.sampler.release(sample.request_id)
+                self.ledger.sampled_tokens += len(sample.ids)
+        return [samples[i] for i in range(len(prompts))]
+
+    def _begin(self, order: tuple[int, int], task: Task, prompt: np.ndarray | None) -> Episode:
         env = self._free.pop() if self._free else self.make_env()
         observation, info = env.reset(options={"task": task})
         history: list[Message] = [dict(m) for m in info["messages"]]  # type: ignore[misc]
-        prompt = self._prompt(history)
+        prompt = self._prompt(history) if prompt is None else np.asarray(prompt, np.int64)
         episode = Episode(order, task, env, self._new_id(), history, Context(prompt), observation)
         if len(prompt) >= self.sampler.context_limit:
             episode.fail("prompt_too_long")

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from sdgym.algos.base import TeacherWeightsSpec
 from sdgym.algos.presets import build_algorithm
 from sdgym.config import RunConfig
+from sdgym.core import Task, Trajectory
 from sdgym.errors import ConfigError, DataError, SdgymError, UnknownNameError
-from sdgym.generation.base import Sampler, SamplingParams
+from sdgym.generation.base import Sample, Sampler, SamplingParams
 from sdgym.learner import Learner, OptimizerSettings
 from sdgym.ledger import Ledger
 from sdgym.policy import Policy
 from sdgym.registry import load_plugins
-from sdgym.rollout import RolloutDriver
+from sdgym.rollout import Job, RolloutDriver
 from sdgym.teacher import Teacher
 from sdgym.tracking import make_accelerator
 
@@ -142,3 +146,35 @@ class Session:
         self.driver.close()
         self.env.close()
         self.accelerator.end_training()
+
+
+class SecondPass:
+    """The second sampling pass of one step: what a phase's ``collect`` hook may draw (:class:`sdgym.algos.base.Draws`).
+
+    Args:
+        driver: plays and charges.
+        sampling: of the rollouts.
+        step: rollout step.
+        policy_version: recorded on the rows.
+        tasks: makes the step's tasks.
+    """
+
+    def __init__(
+        self, driver: RolloutDriver, sampling: SamplingParams, step: int, policy_version: int, tasks: Callable[[], list[Task]]
+    ) -> None:
+        self.driver, self.sampling, self.step, self.policy_version = driver, sampling, step, policy_version
+        self.tasks = tasks
+        self._drawn: Counter[str] = Counter()
+
+    def play(self, stream: str, tasks: Sequence[Task], prompts: Sequence[np.ndarray], samples: int = 1) -> list[Trajectory]:
+        """See :meth:`sdgym.algos.base.Draws.play`."""
+        return self.driver.collect(tasks, samples, self.sampling, self._job(stream, len(tasks)), prompts)
+
+    def generate(self, stream: str, prompts: Sequence[np.ndarray], max_tokens: int | None = None) -> list[Sample]:
+        """See :meth:`sdgym.algos.base.Draws.generate`."""
+        sampling = dataclasses.replace(self.sampling, max_tokens=max_tokens or self.sampling.max_tokens)
+        return self.driver.generate(prompts, sampling, self._job(stream, len(prompts)))
+
+    def _job(self, stream: str, count: int) -> Job:
+        first, self._drawn[stream] = self._drawn[stream], self._drawn[stream] + count
+        return Job(f"train-{stream}", self.step, first_group=first, policy_version=self.policy_version)

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from sdgym.algos.base import AnnotateContext, Batch, Phase
+from sdgym.algos.base import AnnotateContext, Batch, CollectContext, Phase, UpdateSchedule
 from sdgym.buffer import RolloutBuffer
 from sdgym.checkpoint import CheckpointStore, circumstances_now
 from sdgym.config import OptimizerConfig, RunConfig, dump_config
-from sdgym.core import LossTerm, Outcome, Trajectory
+from sdgym.core import LossTerm, Outcome, Task, Trajectory
 from sdgym.evaluation import EvalReport, answer_key, eval_tasks, run_evaluation
 from sdgym.generation.base import SamplingParams
 from sdgym.rollout import Job
 from sdgym.seeding import derive, generator
-from sdgym.session import Session
+from sdgym.session import SecondPass, Session
 from sdgym.tracking import Interrupt, Progress, RunFolder, Silent
 
 
@@ -98,8 +98,8 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return self.step == self.total or (every > 0 and self.step % every == 0)
 
-    def _phase(self) -> Phase:
-        """Return the phase of the current step, and enter it if this is its first."""
+    def _phase(self) -> tuple[Phase, int]:
+        """Return the phase of the current step and the step's number in it; enter the phase if that is 0."""
         start = 0
         for phase in self.phases:
             if phase.steps is None or self.step < start + phase.steps:
@@ -109,36 +109,72 @@ class Trainer:
             if phase.on_enter is not None:
                 phase.on_enter()
             self.session.teacher.on_phase_enter()
-        return phase
+        return phase, self.step - start
 
     def _train_step(self) -> dict[str, float]:
         """One batch of rollouts and the updates made from it."""
         s, started = self.session, time.monotonic()
-        phase = self._phase()
+        phase, number = self._phase()
         kept, drawn = self._collect() if phase.rollouts else ([], [])
+        reported: dict[str, float] = {}
+        context = self._context(reported)
         buffer = RolloutBuffer(kept)
+        if phase.collect is not None and (kept or not phase.rollouts):
+            buffer = RolloutBuffer(phase.collect(Batch(buffer.rows, buffer.groups()), self._collect_context(context)))
         sampled = time.monotonic()
-        batch = Batch(buffer.rows, buffer.groups())
-        context = AnnotateContext(
-            step=self.step,
-            chat=s.policy.chat,
-            rng=generator(self.config.seed, "annotate", self.step),
-            score=s.learner.score,
-            on_policy=phase.schedule.on_policy,
-            max_context=s.policy.context_limit,
-        )
-        terms = phase.annotate(batch, context) if kept or not phase.rollouts else []
-        metrics = s.learner.update(terms, buffer.rows, self._parts(buffer, terms, phase), self._learning_rate())
+        metrics = self._update(phase, number, buffer, context) if len(buffer) or not phase.rollouts else {"train/updates": 0.0}
         if metrics["train/updates"]:
             s.teacher.after_step()
             s.sampler.sync_weights()
         every = self.config.log.trajectories_every
-        if kept and every and self.step % every == 0:
+        if len(buffer) and every and self.step % every == 0:
             folder = self.folder.path / "trajectories"
             folder.mkdir(exist_ok=True)
             buffer.save(folder / f"step_{self.step + 1:06d}.parquet")
         ended = time.monotonic()
-        return {**rollout_metrics(drawn), **metrics, "time/rollout": sampled - started, "time/update": ended - sampled}
+        times = {"time/rollout": sampled - started, "time/update": ended - sampled}
+        return {**rollout_metrics(drawn), **metrics, **{f"algo/{name}": value for name, value in reported.items()}, **times}
+
+    def _update(self, phase: Phase, number: int, buffer: RolloutBuffer, context: AnnotateContext) -> dict[str, float]:
+        """Build every objective that is due from the weights that made the rollouts, then take their optimizer steps in order."""
+        batch = Batch(buffer.rows, buffer.groups())
+        due = [extra for extra in phase.interleaved if extra.is_due(number)]
+        context = dataclasses.replace(context, on_policy=phase.schedule.on_policy and not due)
+        plans = [("", phase.annotate(batch, context), phase.schedule)]
+        for extra in reversed(due):
+            own = dataclasses.replace(context, rng=generator(self.config.seed, "annotate", self.step, extra.name))
+            plans.insert(0, (extra.name, extra.annotate(batch, own), extra.schedule))
+        metrics: dict[str, float] = {}
+        updates = 0.0
+        for name, terms, schedule in plans:
+            parts = self._parts(buffer, terms, phase.rollouts, schedule)
+            found = self.session.learner.update(terms, buffer.rows, parts, self._learning_rate())
+            updates += found["train/updates"]
+            metrics |= {key if not name or key.startswith("loss/") else f"{name}/{key}": value for key, value in found.items()}
+        return {**metrics, "train/updates": updates}
+
+    def _context(self, reported: dict[str, float]) -> AnnotateContext:
+        s = self.session
+        return AnnotateContext(
+            step=self.step,
+            chat=s.policy.chat,
+            rng=generator(self.config.seed, "annotate", self.step),
+            score=s.learner.score,
+            on_policy=True,
+            max_context=s.policy.context_limit,
+            report=reported.__setitem__,
+        )
+
+    def _collect_context(self, context: AnnotateContext) -> CollectContext:
+        s = self.session
+        draw = SecondPass(s.driver, s.sampling, self.step, s.learner.updates, lambda: self._tasks(self.config.tasks_per_step))
+        fields = {field.name: getattr(context, field.name) for field in dataclasses.fields(context)}
+        return CollectContext(**fields | {"rng": generator(self.config.seed, "collect", self.step)}, draw=draw)
+
+    def _tasks(self, count: int, attempt: int = 0) -> list[Task]:
+        """Draw the tasks of this step; each further ``attempt`` draws others."""
+        seed = derive(self.config.seed, "tasks", self.step, attempt) >> 16
+        return list(self.session.env.unwrapped.tasks(self.session.split, seed, count))
 
     def _collect(self) -> tuple[list[Trajectory], list[Trajectory]]:
         """Return the rows of accepted groups and all rows drawn; rejected groups are drawn again, a bounded number of times."""
@@ -149,8 +185,7 @@ class Trainer:
             missing = wanted - len(kept) // s.group_size
             if not missing:
                 break
-            seed = derive(self.config.seed, "tasks", self.step, attempt) >> 16
-            tasks = list(s.env.unwrapped.tasks(s.split, seed, missing))
+            tasks = self._tasks(missing, attempt)
             job = Job("train", self.step, first_group=attempt * wanted, policy_version=s.learner.updates)
             rows = s.driver.collect(tasks, s.group_size, s.sampling, job)
             drawn += rows
@@ -162,11 +197,10 @@ class Trainer:
                     s.ledger.discarded_tokens += sum(row.action_length for row in group)
         return kept, drawn
 
-    def _parts(self, buffer: RolloutBuffer, terms: Sequence[LossTerm], phase: Phase) -> list[list[int]]:
-        """Cut the batch into optimizer steps: whole groups, in a new order for each epoch."""
-        schedule = phase.schedule
+    def _parts(self, buffer: RolloutBuffer, terms: Sequence[LossTerm], rollouts: bool, schedule: UpdateSchedule) -> list[list[int]]:
+        """Cut the batch into optimizer steps: whole groups (without rollouts the rows of the terms), in a new order for each epoch."""
         rng = None if schedule.on_policy else generator(self.config.seed, "minibatches", self.step)
-        if phase.rollouts:
+        if rollouts:
             return [part for _ in range(schedule.epochs) for part in buffer.batches(schedule.minibatches, rng)]
         rows = np.array(sorted({item.view.row for term in terms for item in term.items}), np.int64)
         orders = [rows if rng is None else rng.permutation(rows) for _ in range(schedule.epochs)]
