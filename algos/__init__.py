@@ -18,6 +18,7 @@ for _name, _target in {
     "rft": "sdgym.algos.rft:RFT",
     "opsd": "sdgym.algos.opsd:OPSD",
     "sdpo": "sdgym.algos.sdpo:SDPO",
+    "skill_sd": "sdgym.algos.skill_sd:SkillSD",
     "sharpen": "sdgym.algos.sharpen:Sharpen",
 }.items():
     algorithms.register(_name, _target)

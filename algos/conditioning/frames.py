@@ -21,9 +21,16 @@ def phrases() -> Mapping[str, Mapping[str, Sequence[str]]]:
     return yaml.safe_load(text)  # type: ignore[no-any-return]
 
 
+@functools.cache
+def unseen_phrases() -> Mapping[str, Mapping[str, Sequence[str]]]:
+    """Return the kinds that embedded policies have not been pre-trained on, laid out as :func:`phrases` (``unseen.yaml``)."""
+    text = importlib.resources.files("sdgym.algos.conditioning").joinpath("unseen.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)  # type: ignore[no-any-return]
+
+
 def phrase(kind: str, index: int, pool: str = "trained") -> str:
     """Return paraphrase ``index`` (modulo the number there is) of ``kind`` from ``pool``."""
-    options = phrases()[kind][pool]
+    options = (phrases() if kind in phrases() else unseen_phrases())[kind][pool]
     return options[index % len(options)]
 
 
