@@ -1,7 +1,8 @@
 """Statistics of comparisons, every definition with its reference. NumPy; SciPy is imported where it is used.
 
 ``basic.py`` means, pass@k, Holm, sign-flip test · ``hierarchy.py`` the bootstrap over checkpoint > seed > task ·
-``compare.py`` ranking, contrasts, profiles, agreement · ``curves.py`` area and budget to a threshold.
+``compare.py`` ranking, contrasts, profiles, agreement · ``curves.py`` area and budget to a threshold ·
+``records.py`` from per-item records to cells.
 
 References: Agarwal et al. 2021 (Deep RL at the edge of the statistical precipice, NeurIPS); Chen et al. 2021 (Evaluating
 large language models trained on code); Davison & Hinkley 1997 (Bootstrap methods and their application); Efron &
@@ -27,6 +28,7 @@ from sdgym.stats.compare import (
 )
 from sdgym.stats.curves import area_under_curve, budget_to_threshold
 from sdgym.stats.hierarchy import Cell, Design, Measure, RunKey, interquartile_mean, normalised_gain, weighted_mean
+from sdgym.stats.records import ScoredRun, build_cells, success_rates
 
 __all__ = [
     "MIN_SEEDS",
@@ -39,9 +41,11 @@ __all__ = [
     "Profile",
     "Rank",
     "RunKey",
+    "ScoredRun",
     "area_under_curve",
     "bootstrap_interval",
     "budget_to_threshold",
+    "build_cells",
     "contrasts",
     "estimate",
     "holm",
@@ -57,5 +61,6 @@ __all__ = [
     "rank_agreement",
     "ranking",
     "sign_flip_test",
+    "success_rates",
     "weighted_mean",
 ]

@@ -16,8 +16,10 @@ from sdgym.stats import (
     Contrast,
     Design,
     Estimate,
+    ScoredRun,
     area_under_curve,
     budget_to_threshold,
+    build_cells,
     contrasts,
     holm,
     interquartile_mean,
@@ -307,3 +309,18 @@ def test_wrong_designs_are_refused() -> None:
         Cell("a", "w", (("c", 0), ("c", 0)), good, good)
     with pytest.raises(ValueError, match="need two arrays"):
         Cell("a", "w", (("c", 0),), good, good)
+
+
+def records(*counts: tuple[int, int]) -> list[dict[str, object]]:
+    """Per-item records with these (successes, samples)."""
+    return [{"task_id": f"t{i}", "successes": c, "samples": n} for i, (c, n) in enumerate(counts)]
+
+
+def test_cells_come_from_per_item_records() -> None:
+    start, end = records((1, 4), (0, 0), (2, 4)), records((3, 4), (1, 4), (0, 4))
+    (found,) = build_cells([ScoredRun("a", "w", "tiny", s, start, end) for s in (0, 1)])
+    assert found.runs == (("tiny", 0), ("tiny", 1))
+    np.testing.assert_array_equal(found.after[0], [0.75, 0.25, 0.0])
+    np.testing.assert_array_equal(found.before[1], [0.25, np.nan, 0.5])
+    with pytest.raises(ValueError, match="not scored on the same tasks"):
+        build_cells([ScoredRun("a", "w", "tiny", 0, start, end), ScoredRun("b", "w", "tiny", 0, start[:2], end[:2])])
