@@ -59,9 +59,12 @@ class Draw:
         value = self.between(1, 2 * bound)
         return value if value <= bound else bound - value
 
-    def mostly(self, low: int, usual: int, high: int) -> int:
-        """Return an integer in ``[low, usual]`` in nine cases of ten, else one in ``[low, high]``."""
-        return self.between(low, usual if self.between(0, 9) < 9 else high)
+    def mostly(self, low: int, *bounds: int) -> int:
+        """Return an integer from ``low`` to the first bound in nine cases of ten, else to the next one, and so on."""
+        for bound in bounds[:-1]:
+            if self.between(0, 9) < 9:
+                return self.between(low, bound)
+        return self.between(low, bounds[-1])
 
     def pick(self, options: Sequence[T]) -> T:
         """Return one of ``options``, uniformly."""

@@ -12,8 +12,8 @@ from fractions import Fraction
 
 from sdgym.envs.mathematics.problem import Draw, Maker, Problem, boxed, fraction, polynomial, signed
 
-USUAL, LARGEST = (20, 12), (40, 20)
-"""Bounds on the two numbers of a problem, in nine cases of ten and always: a million parameters learn slowly."""
+FIRST, SECOND = (20, 40, 99), (12, 20, 99)
+"""Bounds on the two numbers of a problem: usual, rare, very rare, since a million parameters learn slowly."""
 NAMES = ("Tom", "Ann", "Sam", "Mia", "Ben", "Eva", "Leo", "Zoe")
 THINGS = ("apples", "books", "coins", "cards", "pens", "eggs", "shells", "stamps")
 
@@ -65,9 +65,9 @@ def borrows(a: int, b: int) -> bool:
 
 
 def operands(draw: Draw) -> tuple[int, int]:
-    """Return two different numbers from 2 on, within :data:`USUAL` mostly and within :data:`LARGEST` always."""
-    a = draw.mostly(2, USUAL[0], LARGEST[0])
-    while (b := draw.mostly(2, USUAL[1], LARGEST[1])) == a:
+    """Return two different numbers from 2 to 99, mostly small."""
+    a = draw.mostly(2, *FIRST)
+    while (b := draw.mostly(2, *SECOND)) == a:
         pass
     return a, b
 
