@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdgym.config import RunConfig, differences, make_config, merge, parse_set, read_yaml
+from sdgym.config import AlgoConfig, RunConfig, differences, make_config, merge, parse_set, read_yaml
 from sdgym.errors import ConfigError, RunFolderError
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def train(
     resume: bool = False,
     config: str | pathlib.Path | None = None,
     set: Sequence[str] = (),
+    paper: bool = False,
     progress: Progress | bool = False,
     **settings: Any,
 ) -> RunResult:
@@ -62,6 +63,8 @@ def train(
         resume: continue the run in ``out``; other arguments may be left out but must not contradict it.
         config: YAML file, below every argument.
         set: ``key=value`` overrides with dots, above every argument.
+        paper: below everything else, take the optimizer, sampling and batch sizes of the preset's source. They belong
+            to large models; without it the defaults suit the embedded policies.
         progress: False tells nobody, True draws a bar, or an object with the methods of ``Progress``.
         **settings: keys of :class:`sdgym.config.RunConfig`, sections as mappings:
             ``steps=50, optimizer={"lr": 1e-3}``.
@@ -70,10 +73,12 @@ def train(
         The folder, the last metrics and, if a signal ended the run early, which.
 
     Raises:
-        UserError: names, settings or folders that cannot work.
+        UserError: names, settings or folders that cannot work; ``paper`` for a preset whose source gives no such values.
         NumericalError: a loss or gradient became NaN; the last good checkpoint is kept.
     """
     tree = settings_tree(algo=algo, env=env, config=config, sets=set, **settings)
+    if paper:
+        tree = above_paper(tree)
     chosen, folder_path = choose_run(tree, out, resume)
     from sdgym.tracking import Console, RunFolder, Silent
     from sdgym.trainer import Trainer
@@ -96,6 +101,19 @@ def settings_tree(
     for text in sets:
         tree = merge(tree, parse_set(text))
     return tree
+
+
+def above_paper(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``tree`` over the run settings of its preset's source. Raises :class:`ConfigError` if none are recorded."""
+    from sdgym.algos.presets import paper_run
+
+    algo = AlgoConfig.model_validate(tree.get("algo", {}))
+    base = paper_run(algo.name)
+    if not base:
+        raise ConfigError(
+            f"no source's run settings are recorded for {algo.name!r} (see `sdgym algos show {algo.name}`); leave --paper out"
+        )
+    return merge(base, {**tree, "algo": {"name": algo.name, **algo.overrides}})
 
 
 def choose_run(tree: dict[str, Any], out: str | pathlib.Path | None, resume: bool) -> tuple[RunConfig, pathlib.Path]:

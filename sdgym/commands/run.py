@@ -23,6 +23,7 @@ def train(
     algo: Annotated[str | None, typer.Option("--algo", help="Algorithm or preset (see `sdgym algos`) [grpo].")] = None,
     env: Annotated[str | None, typer.Option("--env", help="Environment id (see `sdgym envs`) [sdgym/Math-v0].")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Rollout batches [100].")] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Take optimizer, sampling and batch sizes from the method's source.")] = False,
     model: o.Model = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
@@ -47,6 +48,7 @@ def train(
         resume=resume,
         config=config,
         set=set_ or (),
+        paper=paper,
         progress=True,
         steps=steps,
         model=model,
@@ -137,7 +139,8 @@ def measure(run: RunConfig, episodes: int, split: str, seed: int) -> tuple[EvalR
 def write_records(folder: pathlib.Path, report: EvalReport, seconds: float) -> None:
     """Write per-item records, and how fast they were made."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "pace.json").write_text(json.dumps({"rollouts": len(report.rows), "seconds": round(seconds, 3)}), encoding="utf-8")
+    pace = {"rollouts": len(report.rows), "seconds": round(seconds, 3), "tokens": sum(row.action_length for row in report.rows)}
+    (folder / "pace.json").write_text(json.dumps(pace), encoding="utf-8")
     plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in line.items()} for line in report.records(step=0)]
     (folder / RECORDS).write_text("".join(json.dumps(line) + "\n" for line in plain), encoding="utf-8")
 

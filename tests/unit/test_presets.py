@@ -10,6 +10,7 @@ import yaml
 from sdgym.algos import algorithms
 from sdgym.algos.base import Algorithm, AnnotateContext, Batch, Preset
 from sdgym.algos.presets import FOLDER, algorithm_names, build_algorithm, load_preset, paper_run, preset_names
+from sdgym.api import above_paper, settings_tree
 from sdgym.config import make_config
 from sdgym.core import LossTerm
 from sdgym.errors import ConfigError, UnknownNameError
@@ -117,3 +118,11 @@ def test_a_registered_algorithm_needs_no_preset() -> None:
             build_algorithm("other-method", {"strenght": 2})
     finally:
         del algorithms._table["other-method"]
+
+
+def test_paper_settings_lie_below_what_is_asked_for() -> None:
+    config = make_config(above_paper(settings_tree(algo="sdpo", sets=["algo.top_k=5", "optimizer.lr=3e-4"])))
+    assert (config.optimizer.lr, config.optimizer.weight_decay) == (3e-4, 0.01)  # asked for; run_sdpo.sh
+    assert config.algo.name == "sdpo" and config.algo.overrides == {"minibatches": 32, "top_k": 5}
+    with pytest.raises(ConfigError, match=r"no source's run settings.*sharpen"):
+        above_paper(settings_tree(algo="sharpen"))
