@@ -18,7 +18,11 @@ for _name, _target in {
     "rft": "sdgym.algos.rft:RFT",
     "opsd": "sdgym.algos.opsd:OPSD",
     "sdpo": "sdgym.algos.sdpo:SDPO",
+    "sd_zero": "sdgym.algos.sd_zero:SDZero",
     "skill_sd": "sdgym.algos.skill_sd:SkillSD",
+    "sdft": "sdgym.algos.sdft:SDFT",
+    "sft_reference": "sdgym.algos.sft_reference:SFTReference",
+    "star": "sdgym.algos.star:Star",
     "sharpen": "sdgym.algos.sharpen:Sharpen",
 }.items():
     algorithms.register(_name, _target)

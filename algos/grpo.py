@@ -45,6 +45,8 @@ class GRPOConfig(UpdateSettings):
     kl_beta: NonNegativeFloat = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
     kl_gradient: Literal["own", "k2", "ratio"] = "own"
+    reference: Literal["frozen", "ema"] = Field(default="frozen", description="whose weights the reference KL is taken to")
+    reference_rate: float = Field(default=0.01, ge=0.0, le=1.0, description="a of the moving average, per step")
     rollout_correction: Literal["none", "token", "sequence_mask"] = "none"
     rollout_cap: PositiveFloat = 2.0
     mask_truncated: bool = False
@@ -67,7 +69,7 @@ class GRPO(Algorithm):
     def __init__(self, config: GRPOConfig) -> None:
         super().__init__(config)
         self.loss = config.loss()
-        self.teacher_weights = TeacherWeightsSpec("frozen") if config.kl_beta else None
+        self.teacher_weights = TeacherWeightsSpec(config.reference, config.reference_rate) if config.kl_beta else None
 
     @property
     def phases(self) -> Sequence[Phase]:
@@ -109,6 +111,6 @@ class GRPO(Algorithm):
 
     @staticmethod
     def _reference_views(batch: Batch) -> list[list[ScoringView] | None]:
-        """The student's own views under the frozen initial weights."""
+        """The student's own views under the reference's weights."""
         as_teacher = functools.partial(dataclasses.replace, weights="teacher", grad=False, kind="reference_policy")
         return [[as_teacher(view) for view in student_views(batch, i)] for i in range(len(batch.rows))]

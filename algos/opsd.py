@@ -55,9 +55,15 @@ class OPSD(Algorithm):
 
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Refuse an environment without reference solutions."""
-        world = env.unwrapped
-        privileged = world.make_task(0, world.split).privileged if hasattr(world, "make_task") else {}
-        if not privileged.get("reference_solution", "").strip():
+        if not reference_of(env):
+            name = getattr(env.unwrapped, "env_id", "this world")
             raise ConfigError(
-                f"opsd needs a reference solution, which the tasks of {world.env_id} do not have: use sdpo (feedback) or grpo (reward)"
+                f"{self.name} needs a reference solution, which the tasks of {name} do not have: use sdpo (feedback) or grpo (reward)"
             )
+
+
+def reference_of(env: Any) -> str:
+    """Return the reference solution of one of the world's tasks, "" if they have none."""
+    world = env.unwrapped
+    privileged = world.make_task(0, world.split).privileged if hasattr(world, "make_task") else {}
+    return str(privileged.get("reference_solution", "")).strip()

@@ -80,6 +80,10 @@ class RFT(Algorithm):
         chosen = [self.pool[task][k] for task, k in drawn]
         return self._term([[dataclasses.replace(view, row=i) for view in views] for i, views in enumerate(chosen)], batch)
 
+    def imitated(self, batch: Batch, index: int) -> list[ScoringView] | None:
+        """Return the views of a row to be imitated, None for any other row."""
+        return student_views(batch, index) if batch.rows[index].success else None
+
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Refuse an offline run that would end before its training phase."""
         collect = self.config.collect_steps
@@ -90,10 +94,9 @@ class RFT(Algorithm):
 
     def _add(self, batch: Batch, pool: dict[str, list[list[ScoringView]]]) -> None:
         for i in usable_rows(batch, drop_truncated=True):
-            row, views = batch.rows[i], student_views(batch, i)
-            kept = pool.setdefault(row.task.task_id, [])
-            known = any(_same(views, other) for other in kept)
-            if row.success and not known and len(kept) < self.config.max_per_task:
+            views = self.imitated(batch, i)
+            kept = pool.setdefault(batch.rows[i].task.task_id, [])
+            if views is not None and len(kept) < self.config.max_per_task and not any(_same(views, other) for other in kept):
                 kept.append(views)
 
     def _term(self, sequences: list[list[ScoringView]], batch: Batch) -> list[LossTerm]:

@@ -70,7 +70,7 @@ class SDPO(Algorithm):
 
     def __init__(self, config: SDPOConfig) -> None:
         super().__init__(config)
-        if config.policy_weight and config.policy.kl_beta and config.teacher != "frozen":
+        if config.policy_weight and config.policy.kl_beta and {config.teacher, config.policy.reference} != {"frozen"}:
             raise ConfigError("the hybrid's reference KL would be taken to a moving teacher: use policy.kl_beta=0 or teacher=frozen")
         self.loss, self.policy = config.distill_loss(), GRPO(config.policy)
         self.conditioners = (config.conditioner(),)

@@ -80,7 +80,7 @@ class DistillSettings(Preset):
     estimator: Literal["surrogate", "k2", "k3"] = "surrogate"
     importance: Literal["none", "capped", "differentiable"] = "none"
     importance_cap: PositiveFloat = 2.0
-    rollout_correction: Literal["none", "token", "sequence_mask"] = "none"
+    rollout_correction: Literal["none", "token", "sequence_mean", "sequence_mask"] = "none"
     rollout_cap: PositiveFloat = 2.0
     skip_first: NonNegativeInt = 0
 

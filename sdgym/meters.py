@@ -60,7 +60,7 @@ class Meters:
                 self.mean(key, float(value) * inputs.num_items, inputs.num_items)
             else:
                 self.mean(key, float(value[mask].sum()), count)
-            if key == "teacher/divergence":
+            if key == "teacher/divergence" and count:
                 self._divergence.append(value[mask].detach().float().cpu().numpy())
 
     def gap(self, items: Sequence[LossItem], logprobs: Sequence[Tensor], rows: Sequence[Trajectory]) -> None:

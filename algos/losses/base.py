@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sdgym.objective import LossInputs, sequence_sum
 
-RolloutCorrection = Literal["none", "token", "sequence_mask"]
+RolloutCorrection = Literal["none", "token", "sequence_mean", "sequence_mask"]
 MAX_LOG_RATIO = 20.0
 """Log-ratios are clamped to ±20 before exp (verl, TRL, SDPO): e^20 cannot overflow float32 and no clip range reaches it."""
 
@@ -42,6 +42,7 @@ def rollout_factor(inputs: LossInputs, correction: RolloutCorrection, cap: float
     """Weight for the mismatch between sampler and trainer: ``[S]``, no gradient (algorithms-core §1a).
 
     ``token``: min(π_old/π_roll, cap) per token (truncated importance sampling; verl, SDPO with cap 2).
+    ``sequence_mean``: the mean of these over the sequence, for each of its tokens (SDFT's code, cap 2).
     ``sequence_mask``: the sequence's ratio Π π_old/π_roll, and 0 where it exceeds ``cap`` (TRL, cap 3); the
     tokens of a dropped sequence stay in the denominator. Without recorded log-probs the factor is 1.
     """
@@ -51,5 +52,7 @@ def rollout_factor(inputs: LossInputs, correction: RolloutCorrection, cap: float
     log_ratio = (inputs.old_logprobs - inputs.rollout_logprobs).detach()
     if correction == "token":
         return ratio(log_ratio).clamp(max=cap)
+    if correction == "sequence_mean":
+        return masked_sequence_mean(ratio(log_ratio).clamp(max=cap), inputs)[inputs.item_index]
     per_sequence = ratio(masked_sequence_sum(log_ratio, inputs))
     return per_sequence.masked_fill(per_sequence > cap, 0.0)[inputs.item_index]
