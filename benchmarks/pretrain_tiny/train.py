@@ -57,13 +57,13 @@ class Recipe:
     feed_forward: int = 384
     vocab: int = 768
     context: int = 1024
-    steps: int = 1500
+    steps: int = 1200
     batch: int = 160
     prompts: int = 4
     draws: int = 8
     lr_muon: float = 0.02
     lr_adam: float = 3e-3
-    warmup: float = 0.02
+    warmup: float = 0.025
     decay: float = 0.4
     threads: int = 1
     level: str = "tiny"

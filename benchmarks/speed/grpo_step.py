@@ -59,7 +59,8 @@ def run_trl(model: str, steps: int, threads: int) -> dict[str, float]:
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
     from sdgym.envs.mathematics.env import gold_of
     from sdgym.policy import Policy
@@ -73,7 +74,7 @@ def run_trl(model: str, steps: int, threads: int) -> dict[str, float]:
     golds = [gold_of(task) for task in tasks]
     lengths: list[int] = []
 
-    def reward(completions: list[Any], completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float]:
+    def reward(completions: list[Any], completion_ids: list[list[int]], number: list[int], **_: Any) -> list[float | None]:
         lengths.extend(len(ids) for ids in completion_ids)
         verdicts = [judge_response(golds[n], text[0]["content"]) for n, text in zip(number, completions, strict=True)]
         return [float((v.finish(["different"] * len(v.pairs)) if isinstance(v, Job) else v).score or 0.0) for v in verdicts]
