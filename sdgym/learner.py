@@ -24,6 +24,7 @@ from sdgym.ledger import Ledger
 from sdgym.meters import Meters
 from sdgym.objective import LossInputs, aggregate
 from sdgym.packing import TOKEN_COST, PackedBatch, pack
+from sdgym.recording import Recorder
 from sdgym.scoring import Fused, Scores, ScoringModule
 from sdgym.teacher import Teacher
 
@@ -104,6 +105,7 @@ class Learner:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer: Any = torch.optim.AdamW(self.parameters, lr=s.lr, betas=s.betas, eps=s.eps, weight_decay=s.weight_decay)
         self.accelerator = accelerator
+        self.recorder: Recorder | None = None  # listens to updates, for people to read
         self.module: Any = module
         if accelerator is not None:
             self.module, self.optimizer = accelerator.prepare(module, self.optimizer)
@@ -233,6 +235,8 @@ class Learner:
         for t, found in slices.items():
             term, place = step.terms[t], readers.index(t) if t in readers else None
             inputs = self._inputs([entry for entry, _, _ in found], index[t], scores, place)
+            if self.recorder is not None:
+                self.recorder.add(term, [entry.item for entry, _, _ in found], inputs)
             values, metrics = term.loss(inputs)
             value = self._reduce(step, t, values, inputs)
             total = total + term.coefficient * value

@@ -81,14 +81,20 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step and its evaluation are there."""
-        return self.last is not None and self.last.step >= int(self.config["steps"])
+        """Whether the run came to its end: the test tasks are read there alone; without them its last step or its budget tells."""
+        if self.last is None:
+            return False
+        if self.split == "test":
+            return True
+        budget = (self.config.get("budget") or {}).get("sampled_tokens")
+        spent = budget is not None and self.at(self.last.step, "ledger/sampled_tokens") >= budget
+        return spent or self.last.step >= int(self.config["steps"])
 
     @property
     def split(self) -> str:
         """See the class."""
         steps = {s.step for s in self.scores if s.split == "test"}
-        return "test" if {0, int(self.config["steps"])} <= steps else self.eval_split
+        return "test" if 0 in steps and max(steps) > 0 else self.eval_split
 
     @property
     def first(self) -> Score | None:

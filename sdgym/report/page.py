@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
-import json
+import functools
+import gzip
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -12,13 +14,15 @@ from typing import Any
 import yaml
 
 import sdgym
-from sdgym.config import differences, merge
-from sdgym.report import figures, tables
+from sdgym.report import figures, tables, versus
+from sdgym.report.configs import config_differences, first_seeds
 from sdgym.report.load import Run, find_runs, load_details, load_run, read_lines
-from sdgym.report.transcripts import Transcript, transcripts
+from sdgym.report.tables import Block
+from sdgym.report.trajectories import MOST, Saved, collect, deflate
 
 LIMIT = 15 * 10**6
-"""Largest page in bytes; transcripts are left out, the last ones first, to stay below."""
+"""Largest page in bytes; groups of episodes are left out, evenly, to stay below."""
+SCRIPTS = ("core", "charts", "tokens", "list", "viewer", "main")
 
 
 def load_folder(folder: pathlib.Path) -> tuple[list[Run], dict[str, Any]]:
@@ -45,68 +49,118 @@ def write_report(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathl
     runs, details = load_folder(folder)
     order = {name: i for i, name in enumerate(details.get("order", []))}
     runs.sort(key=lambda r: (r.env, order.get(r.arm, len(order)), r.seed))
-    told = transcripts(runs)
-    page = render(runs, told, details, folder)
-    while len(page.encode()) > LIMIT and told:
-        told = told[: len(told) // 2]
-        page = render(runs, told, details, folder)
+    most = MOST
+    while True:
+        saved = collect(runs, most)
+        page = render(runs, saved, details, folder)
+        if (size := len(page.encode())) <= LIMIT or not saved.shown or most == 1:
+            break
+        most = max(1, min(most, saved.shown) * max(1, LIMIT - (size - saved.size)) * 9 // (10 * saved.size))
     path = out or folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
 
 
-def render(runs: Sequence[Run], told: Sequence[Transcript], details: Mapping[str, Any], folder: pathlib.Path) -> str:
-    """Return the page. Everything a model or environment wrote is escaped."""
+def render(runs: Sequence[Run], saved: Saved, details: Mapping[str, Any], folder: pathlib.Path) -> str:
+    """Return the page. Everything a model or environment wrote is escaped or compressed, never markup."""
     import jinja2
-    from plotly.offline import get_plotlyjs
 
-    blocks = tables.blocks(runs)
-    charts = figures.charts(
-        runs, blocks, lambda b: f"{b.env} · {b.level}" + (f" · {b.model}" if len({x.model for x in blocks}) > 1 else "")
-    )
-    data = {"charts": charts, "axes": figures.AXES, "arms": figures.styles(runs)}
-    here = jinja2.PackageLoader("sdgym", "report")
+    here = jinja2.PackageLoader("sdgym", "report/web")
     environment = jinja2.Environment(loader=here, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {"percent": tables.percent, "points": tables.points, "count": tables.count}
-    source = pathlib.Path(__file__).parent
+    environment.filters |= {"classes": tables.classes, "scale": tables.scale}
+    blocks = tables.blocks(runs)
     names, changed = config_differences(runs)
-    return environment.get_template("page.html.jinja").render(
-        title=details.get("title") or " and ".join(dict.fromkeys(f"{r.arm} on {r.env}" for r in runs)),
-        facts=facts(runs),
-        notes=details.get("notes", []),
-        blocks=blocks,
-        charts=charts,
-        axes=figures.AXES,
-        metrics=figures.METRICS,
-        transcripts=told,
-        envs=list(dict.fromkeys(r.env for r in runs)),
-        arms=list(dict.fromkeys(r.arm for r in runs)),
-        differences=changed,
-        config_names=names,
-        configs=[(f"{r.arm} on {r.env}", yaml.safe_dump(dict(r.config), sort_keys=False)) for r in first_seeds(runs)],
-        temperature=", ".join(sorted({f"{r.temperature:g}" for r in runs})),
-        split_words=" and ".join(sorted({r.split for r in runs})) + " split",
-        command=f"sdgym report {folder.name}",
-        version=sdgym.__version__,
-        css=(source / "page.css").read_text(encoding="utf-8"),
-        js=(source / "page.js").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs(),
-        data=embed(data),
-    )
+    content = {
+        "title": details.get("title") or " and ".join(dict.fromkeys(f"{r.arm} on {r.env}" for r in runs)),
+        "facts": facts(runs),
+        "notes": details.get("notes", []),
+        "blocks": blocks,
+        "banded": any(row.after.low is not None for block in blocks for row in block.rows),
+        "saved": saved,
+        "shown": saved.shown,
+        "differences": changed,
+        "config_names": names,
+        "configs": [(f"{r.arm} on {r.env}", yaml.safe_dump(dict(r.config), sort_keys=False)) for r in first_seeds(runs)],
+        "temperature": ", ".join(sorted({f"{r.temperature:g}" for r in runs})),
+        "split_words": " and ".join(sorted({r.split for r in runs})) + " split",
+        "command": f"sdgym report {folder.name}",
+        "version": sdgym.__version__,
+        **pictures(runs, blocks, saved),
+        **code(),
+    }
+    content["sections"] = [(place, name) for place, name, there in _sections(content) if there]
+    return environment.get_template("page.html.jinja").render(content)
 
 
-def embed(data: Any) -> str:
-    """Return JSON that cannot end the script element it stands in."""
-    text = json.dumps(_finite(data), allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def _sections(content: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    return [
+        ("result", "Ranking", True),
+        ("versus", "Against each other", bool(content["versus"])),
+        ("curves", "Learning curves", bool(content["learning"])),
+        ("teacher-health", "Teacher health", bool(content["teacher"])),
+        ("shape", "Length and entropy", bool(content["shape"])),
+        ("cost", "Cost", bool(content["costs"])),
+        ("trajectories", "Trajectories", True),
+        ("configs", "Configurations", True),
+        ("reading-guide", "How to read this", True),
+    ]
 
 
-def _finite(value: Any) -> Any:
+def pictures(runs: Sequence[Run], blocks: Sequence[Block], saved: Saved) -> dict[str, Any]:
+    """Return what the templates draw, and the data that the scripts draw."""
+    several = len({b.model for b in blocks}) > 1
+
+    def title(block: Block) -> str:
+        return f"{block.env} · {block.level}" + (f" · {block.model}" if several else "")
+
+    arms = list(figures.styles(runs).values())
+    number = {arm["name"]: i for i, arm in enumerate(arms)}
+    worlds = figures.worlds(runs, blocks, title)
+    shown = {name: metric for name, metric in figures.METRICS.items() if figures.measured(worlds, [name])}
+    data = {"arms": number, "curves": {"axes": figures.AXES, "metrics": shown, "worlds": worlds}}
+    spent = [(title(b), tables.costs(b, runs)) for b in blocks if b.rows]
+    return {
+        "arms": arms,
+        "number": number,
+        "axes": figures.AXES,
+        "metrics": figures.METRICS,
+        "worlds": worlds if shown else [],
+        "learning": figures.measured(worlds, figures.LEARNING),
+        "teacher": figures.measured(worlds, figures.TEACHER),
+        "shape": figures.measured(worlds, figures.SHAPE),
+        "versus": [v for v in (_versus(title(b), b, runs) for b in blocks) if v["contrasts"] or len(v["matrix"].arms) > 1],
+        "cost_names": [*tables.COSTS, "seconds"],
+        "costs": [(name, rows, [max(column) for column in zip(*(v for _, v in rows), strict=True)]) for name, rows in spent],
+        "data": deflate(finite(data)),
+        "index": deflate(finite(saved.index)),
+    }
+
+
+def _versus(title: str, block: Block, runs: Sequence[Run]) -> dict[str, Any]:
+    found = versus.contrasts(block, runs)
+    return {"title": title, "matrix": versus.matrix(block, runs), "contrasts": found, "reach": versus.reach(found)}
+
+
+@functools.cache
+def code() -> dict[str, str]:
+    """Return style sheet, scripts, and the plotting library, compressed to a third."""
+    from plotly.offline import get_plotlyjs
+
+    source = pathlib.Path(__file__).parent / "web"
+    return {
+        "css": (source / "page.css").read_text(encoding="utf-8") + (source / "viewer.css").read_text(encoding="utf-8"),
+        "js": "\n".join((source / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS),
+        "plotly": base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode(),
+    }
+
+
+def finite(value: Any) -> Any:
     """Replace numbers that JSON lacks by None."""
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -121,53 +175,6 @@ def facts(runs: Sequence[Run]) -> list[str]:
     for key in ("device", "dtype", "threads"):
         found.append(f"{key} {', '.join(sorted({str(r.config[key]) for r in runs}))}")
     return found
-
-
-def first_seeds(runs: Sequence[Run]) -> list[Run]:
-    """Return one run per (environment, method)."""
-    found: dict[tuple[str, str, str, str], Run] = {}
-    for run in runs:
-        found.setdefault((run.env, run.level, run.model, run.arm), run)
-    return list(found.values())
-
-
-def config_differences(runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return arm names and, per setting that differs between arms, its values; environments and seeds are left out."""
-    arms: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        arms.setdefault(
-            run.arm, {**run.config, "algo": merge({"settings": resolved_settings(run)}, run.config["algo"]), "env": None, "seed": None}
-        )
-    base = next(iter(arms.values()), {})
-    keys = sorted({line.split(": ", 1)[0] for config in arms.values() for line in differences(base, config)})
-    return list(arms), [(key, [show(lookup(config, key)) for config in arms.values()]) for key in keys]
-
-
-def resolved_settings(run: Run) -> dict[str, Any]:
-    """Return the algorithm's full settings, {} where its code is not at hand."""
-    from sdgym.algos.presets import build_algorithm
-    from sdgym.errors import UserError
-
-    try:
-        return dict(build_algorithm(run.config["algo"]["name"], run.config["algo"]["overrides"]).config.model_dump(mode="json"))
-    except UserError:
-        return {}
-
-
-def lookup(config: Any, key: str) -> Any:
-    """Return the value at a dotted key, "" where there is none."""
-    for part in key.split("."):
-        if not isinstance(config, Mapping) or part not in config:
-            return ""
-        config = config[part]
-    return config
-
-
-def show(value: Any) -> str:
-    """Return a short text for a table cell."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k}={v}" for k, v in value.items())
-    return "" if value is None else str(value)
 
 
 def table_rows(folder: pathlib.Path) -> list[dict[str, Any]]:

@@ -28,6 +28,7 @@ class Row:
         before, after: success at the evaluation temperature at step 0 and at the end; n counts seeds.
         tokens, seconds: means per seed.
         failed: seeds that did not finish.
+        ends: success at the end, one per seed.
     """
 
     arm: str
@@ -38,6 +39,7 @@ class Row:
     tokens: float
     seconds: float
     failed: int = 0
+    ends: tuple[float, ...] = ()
 
     @property
     def change(self) -> float:
@@ -117,7 +119,52 @@ def _row(arm: str, runs: Sequence[Run]) -> Row:
         estimate(greedy),
         sum(tokens) / len(tokens),
         sum(seconds) / len(seconds),
+        ends=tuple(after),
     )
+
+
+SUPERVISION = {
+    "reward": "Rewards alone",
+    "feedback": "Rewards and feedback",
+    "reference": "References",
+    "external": "An external model",
+    "none": "Neither rewards nor feedback",
+}
+
+
+def classes(block: Block) -> list[tuple[str, list[Row]]]:
+    """Return the rows of each supervision class, best first; only within a class is the order a ranking."""
+    names = [*SUPERVISION, *dict.fromkeys(r.supervision for r in block.rows if r.supervision not in SUPERVISION)]
+    found = [(SUPERVISION.get(name, "Not known here"), [r for r in block.rows if r.supervision == name]) for name in names]
+    return [(title, sorted(rows, key=lambda r: (-r.after.mean, r.arm))) for title, rows in found if rows]
+
+
+def scale(block: Block) -> float:
+    """Return the right end of the block's common axis: the largest value in it, rounded up to a tenth."""
+    values = [v for row in block.rows for v in (*row.ends, row.after.high or 0.0, row.before.mean) if not math.isnan(v)]
+    values += [r.value for r in block.references]
+    return min(1.0, max(1, math.ceil(10 * max(values, default=1.0) - 1e-9)) / 10)
+
+
+COSTS = {
+    "sampled tokens": "sampled_tokens",
+    "of these discarded": "discarded_tokens",
+    "teacher-scored": "teacher_tokens",
+    "trained": "trained_tokens",
+    "verifier calls": "verifier_calls",
+    "environment steps": "env_steps",
+    "FLOPs": "flops",
+}
+
+
+def costs(block: Block, runs: Sequence[Run]) -> list[tuple[str, list[float]]]:
+    """Return per method what one finished run spent on training, in the order of :data:`COSTS`, then seconds."""
+    found = []
+    for row in block.rows:
+        members = [r for r in runs if (r.env, r.level, r.model, r.arm) == (block.env, block.level, block.model, row.arm) and r.finished]
+        spent = [sum(r.at(r.metrics[-1]["step"], f"ledger/{key}") for r in members) / len(members) for key in COSTS.values()]
+        found.append((row.arm, [*spent, row.seconds]))
+    return found
 
 
 def percent(value: float) -> str:
