@@ -23,6 +23,7 @@ for _name, _target in {
     "sdft": "sdgym.algos.sdft:SDFT",
     "sft_reference": "sdgym.algos.sft_reference:SFTReference",
     "star": "sdgym.algos.star:Star",
+    "vpd": "sdgym.algos.vpd:VPD",
     "sharpen": "sdgym.algos.sharpen:Sharpen",
 }.items():
     algorithms.register(_name, _target)

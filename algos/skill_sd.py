@@ -19,11 +19,12 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from sdgym.algos.asking import ask_policy
 from sdgym.algos.base import Algorithm, AnnotateContext, Batch, Phase
 from sdgym.algos.grpo import GRPO, GRPOConfig
 from sdgym.algos.losses import ImportanceWeightedKL
 from sdgym.algos.settings import ContextSettings, TeacherSettings, UpdateSettings
-from sdgym.algos.skills import Endpoint, ModelSummariser, SkillBank, SkillContext, SkillCycle, TemplateSummariser, ask_policy, recurs
+from sdgym.algos.skills import Endpoint, ModelSummariser, SkillBank, SkillContext, SkillCycle, TemplateSummariser, recurs
 from sdgym.algos.skills.summary import Summariser
 from sdgym.algos.terms import build_items, make_term, usable_rows
 from sdgym.core import LossTerm

@@ -8,9 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sdgym.algos.losses.base import SampledLoss, masked_sequence_sum
+from sdgym.algos.losses.base import SampledLoss, masked_sequence_mean, masked_sequence_sum
 from sdgym.core import Need
 from sdgym.objective import LossInputs
+
+Length = Literal["sum", "mean"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,9 +27,10 @@ class NLLLoss(SampledLoss):
         return -inputs.logprobs, {}
 
 
-def implicit_reward(logprobs: Tensor, reference_logprobs: Tensor, inputs: LossInputs, beta: float) -> Tensor:
-    """r̃ = β·Σ_t (log q_θ − sg log π_prior) over each item's unmasked tokens: ``[R]`` (algorithms-core §7a)."""
-    return beta * masked_sequence_sum(logprobs - reference_logprobs.detach(), inputs)
+def implicit_reward(logprobs: Tensor, reference_logprobs: Tensor, inputs: LossInputs, beta: float, length: Length = "sum") -> Tensor:
+    """r̃ = β·Σ_t (log q_θ − sg log π_prior) over each item's unmasked tokens, or their mean: ``[R]`` (algorithms-core §7a)."""
+    reduce = masked_sequence_sum if length == "sum" else masked_sequence_mean
+    return beta * reduce(logprobs - reference_logprobs.detach(), inputs)
 
 
 def bco_shift(rewards_positive: Tensor, rewards_negative: Tensor) -> Tensor:
@@ -52,16 +55,18 @@ class BCOLoss(SampledLoss):
     Attributes:
         beta: β of the implicit reward.
         shift: δ.
+        length: whether r̃ is a sum over tokens or their mean; sums grow with the answer and saturate the sigmoid.
     """
 
     beta: float = 0.1
     shift: float = 0.0
+    length: Length = "sum"
     needs: ClassVar[Need] = "sampled"
     scope: ClassVar[Literal["sequence"]] = "sequence"
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss ``[R]`` and the scalar metrics ``implicit_reward`` and ``accuracy``."""
-        rewards = implicit_reward(inputs.logprobs, inputs.reference_logprobs[0], inputs, self.beta)
+        rewards = implicit_reward(inputs.logprobs, inputs.reference_logprobs[0], inputs, self.beta, self.length)
         margin = inputs.label.to(rewards.dtype) * (rewards - self.shift)
         metrics = {"implicit_reward": rewards.detach().mean(), "accuracy": (margin.detach() > 0).to(rewards.dtype).mean()}
         return -torch.nn.functional.logsigmoid(margin), metrics

@@ -4,7 +4,7 @@ from sdgym.algos.skills.bank import Skill, SkillBank
 from sdgym.algos.skills.context import SkillContext, shelf_of
 from sdgym.algos.skills.cycle import SkillCycle, recurs
 from sdgym.algos.skills.endpoint import Endpoint
-from sdgym.algos.skills.summary import ModelSummariser, Summariser, Summary, TemplateSummariser, ask_policy, parse_summary, summary_request
+from sdgym.algos.skills.summary import ModelSummariser, Summariser, Summary, TemplateSummariser, parse_summary, summary_request
 
 __all__ = [
     "Endpoint",
@@ -16,7 +16,6 @@ __all__ = [
     "Summariser",
     "Summary",
     "TemplateSummariser",
-    "ask_policy",
     "parse_summary",
     "recurs",
     "shelf_of",

@@ -21,12 +21,8 @@ from sdgym.errors import ConfigError
 MAX_BYTES = 1 << 20
 """Longest answer that is read."""
 RETRIES = 3
-PERMANENT = {
-    400: "it refuses the request",
-    401: "the key is missing or wrong",
-    403: "the key may not use it",
-    404: "there is no such path or model",
-}
+FATAL = {401: "the key is missing or wrong", 403: "the key may not use it", 404: "there is no such path or model"}
+PASSING = frozenset({408, 425, 429})  # and 5xx
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -41,7 +37,8 @@ class Endpoint:
     """``POST {url}/chat/completions``, several requests at a time, answers in order.
 
     A request that fails for a passing reason (no connection, time-out, 429, 5xx) is tried again and then given up with a
-    warning: that attempt leaves no skill. What will never work (a wrong key, path or model) stops the run.
+    warning, one that is refused (too long, for example) at once: that attempt leaves no skill. What will never work for
+    any request (a wrong key, path or model) stops the run.
 
     Args:
         url: base address, as ``http://localhost:8000/v1``.
@@ -74,7 +71,7 @@ class Endpoint:
         """Return the answers, None where one could not be had; reports how many tokens they took and how many failed.
 
         Raises:
-            ConfigError: the endpoint says that such a request will never work.
+            ConfigError: the endpoint says that no request will ever work.
         """
         with concurrent.futures.ThreadPoolExecutor(self.workers) as pool:
             found = list(pool.map(self._ask, conversations))
@@ -96,9 +93,11 @@ class Endpoint:
                 with self._opener.open(self._request(body), timeout=self.timeout) as answer:
                     return *_read(answer.read(MAX_BYTES)), ""
             except urllib.error.HTTPError as refusal:
-                if refusal.code in PERMANENT:
-                    raise ConfigError(f"the summariser at {self.url} answered {refusal.code}: {PERMANENT[refusal.code]}") from None
+                if refusal.code in FATAL:
+                    raise ConfigError(f"the summariser at {self.url} answered {refusal.code}: {FATAL[refusal.code]}") from None
                 error = f"HTTP {refusal.code}"
+                if refusal.code < 500 and refusal.code not in PASSING:
+                    break
             except (OSError, http.client.HTTPException, ValueError) as failure:
                 error = f"{type(failure).__name__}: {failure}"
         return None, 0, error

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sdgym.algos.asking import Ask
 from sdgym.algos.base import CollectContext
 from sdgym.algos.conditioning.frames import attempt_text
 from sdgym.core import Message, Trajectory
@@ -37,15 +38,13 @@ class Summary:
 Summariser = Callable[[Sequence[Trajectory], CollectContext], list[Summary | None]]
 """From N finished rows to N summaries, None where there is nothing to say; in order, and without touching the rows."""
 
-Ask = Callable[[Sequence[list[Message]], CollectContext], list[str | None]]
-"""From conversations to a model's answers, None where there is none."""
-
 
 class ModelSummariser:
     """Asks a model about each row.
 
     Args:
-        ask: :func:`ask_policy`, or an :class:`sdgym.algos.skills.endpoint.Endpoint`.
+        ask: an :data:`sdgym.algos.asking.Ask`: :func:`sdgym.algos.asking.ask_policy` or an
+            :class:`sdgym.algos.skills.Endpoint`.
     """
 
     def __init__(self, ask: Ask) -> None:
@@ -55,17 +54,6 @@ class ModelSummariser:
         """Return one summary per row, None where the model said nothing."""
         answers = self.ask([summary_request(row) for row in rows], context)
         return [None if answer is None else parse_summary(answer) for answer in answers]
-
-
-def ask_policy(conversations: Sequence[list[Message]], context: CollectContext) -> list[str | None]:
-    """Let the policy answer, with the rollouts' own sampling; a conversation that fills half of the context is not asked."""
-    prompts = [context.chat.prompt_ids(messages) for messages in conversations]
-    asked = [i for i, prompt in enumerate(prompts) if 2 * len(prompt) <= context.max_context]
-    samples = context.draw.generate("summary", [prompts[i] for i in asked], max_tokens=min(256, context.max_context // 2))
-    answers: list[str | None] = [None] * len(prompts)
-    for i, sample in zip(asked, samples, strict=True):
-        answers[i] = context.chat.decode_action(sample.ids)
-    return answers
 
 
 class TemplateSummariser:

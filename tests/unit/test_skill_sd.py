@@ -320,7 +320,7 @@ def test_the_best_attempts_of_a_group_are_summarised() -> None:
 def test_scope_keeps_shelves_apart() -> None:
     algorithm: SkillSD = build_algorithm("skill_sd", {"scope": "task"})
     run_step(algorithm, group_rows(rows_of(FIRST, [("7", 1.0), ("8", 0.0)])))
-    (policy, distill) = run_step(algorithm, batch_at(1))
+    _, distill = run_step(algorithm, batch_at(1))
     assert {item.view.row for item in distill.items} == {0, 1}, "the second task has no skill yet"
 
 
@@ -451,7 +451,7 @@ def test_settings_that_cannot_work_are_refused_in_one_sentence(overrides: dict[s
 def test_shelves_per_task_are_refused_where_no_task_comes_twice() -> None:
     run = {"group_size": 8, "steps": 10, "tasks_per_step": 8}
     letters = sdgym.make(LETTERS_ID)
-    with pytest.raises(ConfigError, match="scope=task keeps skills .* do not: use scope=family"):
+    with pytest.raises(ConfigError, match=r"scope=task keeps skills .* do not: use scope=family"):
         build_algorithm("skill_sd", {"scope": "task"}).validate(letters, run)
     build_algorithm("skill_sd").validate(letters, run)
     with pytest.raises(ConfigError, match="group_size of at least 2"):
