@@ -60,7 +60,7 @@ class MathEnv(TextEnv):
         if level != "tiny":
             self.system_prompt = SYSTEM_PROMPT  # type: ignore[misc]  # per level, not per class
         self._rows: dict[str, list[data_files.Row]] | None = None
-        self._table: tuple[str, list[tuple[str, float]]] = ("", [])  # demonstrate() asks many times about one task
+        self._table: tuple[str, list[tuple[tuple[str, ...], float]]] = ("", [])  # demonstrate() asks many times about one task
         if data is not None:
             self._rows = {}
             for row in data_files.load(data):
@@ -135,8 +135,12 @@ class MathEnv(TextEnv):
         """Return the canonical right action."""
         return (boxed(task.privileged["answer"]),)
 
-    def candidates(self, task: Task) -> list[tuple[str, float]]:
-        """Return the novice's distribution over actions for ``task``, the right action first; sums to 1.
+    def answer_key(self, task: Task, actions: Sequence[str]) -> str:
+        """Return what a vote counts: the text inside the box, "" where there is none."""
+        return (extract(actions[-1]).answer or "") if actions else ""
+
+    def candidates(self, task: Task) -> list[tuple[tuple[str, ...], float]]:
+        """Return the novice's distribution over attempts for ``task``, the right one first; sums to 1.
 
         Raises:
             ConfigError: the problems come from a file: nothing is known about misconceptions there.
@@ -144,18 +148,19 @@ class MathEnv(TextEnv):
         if self._rows is not None:
             raise ConfigError("local problems have no novice: misconceptions are known for the procedural levels only; leave out data=")
         if self._table[0] != task.task_id:
-            self._table = (task.task_id, novice.candidates(self._problem(task.seed, task.split)))
+            table = novice.candidates(self._problem(task.seed, task.split))
+            self._table = (task.task_id, [((action,), probability) for action, probability in table])
         return self._table[1]
 
     def novice(self, task: Task, rng: np.random.Generator) -> Sequence[str]:
         """Draw one attempt from :meth:`candidates`."""
         table = self.candidates(task)
         at = float(rng.random())
-        for action, probability in table:
+        for actions, probability in table:
             at -= probability
             if at < 0:
-                return (action,)
-        return (table[0][0],)
+                return actions
+        return table[0][0]
 
     def consistent(self, task: Task, actions: Sequence[str], information: Information) -> bool:
         """Return whether ``actions`` could still be right given ``information``.

@@ -196,6 +196,10 @@ class SokobanEnv(TextEnv):
             level = self._play(level, plan).level
         return turns
 
+    def answer_key(self, task: Task, actions: Sequence[str]) -> str:
+        """Return what a vote counts: the moves of every turn, however they are written; "" for a turn that has none."""
+        return "; ".join(_moves_or_nothing(action, self.move_limit) for action in actions)
+
     def candidates(self, task: Task) -> list[tuple[tuple[str, ...], float]]:
         """Return every attempt the novice can make with its probability (the turns' texts; sums to 1).
 
@@ -299,3 +303,10 @@ def _privileged(level: Level, solution: Solution) -> dict[str, str]:
         "reference_solution": f"{story[0].upper()}{story[1:]}: {answer}",
         "hint": f"It takes {many}; the first one is {MOVES[pushes[0]]}.",
     }
+
+
+def _moves_or_nothing(action: str, limit: int) -> str:
+    try:
+        return plan_text(parse_moves(action, limit))
+    except ActionError:
+        return ""

@@ -63,7 +63,7 @@ def test_oracle_and_worked_solution_are_right_and_mistakes_wrong(level: str) -> 
                 gold = gold_of(task)
                 assert (await grade(gold, env.oracle(task)[0])).outcome is Outcome.CORRECT
                 assert (await grade(gold, task.privileged["reference_solution"])).outcome is Outcome.CORRECT
-                for action, _ in env.candidates(task)[1:4]:
+                for (action,), _ in env.candidates(task)[1:4]:
                     verdict = await grade(gold, action)
                     assert verdict.score == 0.0, (task, action)
                     assert verdict.outcome not in (Outcome.TIMEOUT, Outcome.CRASHED)
@@ -91,7 +91,7 @@ def test_tiny_keeps_its_ceiling(tiny: list[Task]) -> None:
     env = MathEnv()
     assert max(_tokens(task.messages[-1]["content"]) for task in tiny) <= 40
     assert max(_tokens(task.privileged["reference_solution"]) for task in tiny) <= 46
-    assert max(_tokens(action) for task in tiny[:300] for action, _ in env.candidates(task)) <= 24
+    assert max(_tokens(action) for task in tiny[:300] for (action,), _ in env.candidates(task)) <= 24
 
 
 def test_tiny_has_twenty_thousand_train_problems_by_enumeration() -> None:
@@ -125,7 +125,7 @@ def test_the_novice_is_bad_in_the_intended_way(tiny: list[Task]) -> None:
     tables = [env.candidates(task) for task in tiny]
     right = np.array([table[0][1] for table in tables])
     assert all(math.isclose(sum(p for _, p in table), 1.0) for table in tables)
-    assert all(judge_response(gold_of(task), table[0][0]).outcome is Outcome.CORRECT for task, table in zip(tiny, tables, strict=True))  # type: ignore[union-attr]
+    assert all(judge_response(gold_of(task), table[0][0][0]).outcome is Outcome.CORRECT for task, table in zip(tiny, tables, strict=True))  # type: ignore[union-attr]
     # Standard error of the mean over 500 tasks is 0.008.
     assert 0.33 < right.mean() < 0.40
     greedy = np.mean([table[0][1] == max(p for _, p in table) for table in tables])
@@ -139,7 +139,7 @@ def test_the_novice_is_bad_in_the_intended_way(tiny: list[Task]) -> None:
 def test_the_novice_draws_from_its_candidates(tiny: list[Task]) -> None:
     env, rng, task, n = MathEnv(), np.random.default_rng(0), tiny[0], 4000
     table = dict(env.candidates(task))
-    drawn = Counter(env.novice(task, rng)[0] for _ in range(n))
+    drawn = Counter(tuple(env.novice(task, rng)) for _ in range(n))
     for action, p in table.items():
         assert abs(drawn[action] / n - p) < 4 * math.sqrt(p * (1 - p) / n) + 1e-9
 
@@ -150,15 +150,15 @@ def test_feedback_is_information_about_the_answer(tiny: list[Task]) -> None:
     plain, told_wrong, told_parts, weights = [], [], [], []
     for task in tiny[:150]:
         table, gold = env.candidates(task), gold_of(task)
-        for action, weight in table[1:]:
+        for (action,), weight in table[1:]:
             verdict = judge_response(gold, action)
             assert isinstance(verdict, Verdict)  # tiny never needs a worker
             feedback = Information("feedback", task.task_id, (action,), (verdict.feedback,))
             outcome = Information("outcome", task.task_id, (action,))
-            assert env.consistent(task, (table[0][0],), feedback), (task, action, verdict)
+            assert env.consistent(task, table[0][0], feedback), (task, action, verdict)
             assert not env.consistent(task, (action,), feedback)
             for information, posterior in ((feedback, told_parts), (outcome, told_wrong)):
-                posterior.append(table[0][1] / sum(p for a, p in table if env.consistent(task, (a,), information)))
+                posterior.append(table[0][1] / sum(p for a, p in table if env.consistent(task, a, information)))
             plain.append(table[0][1])
             weights.append(weight)
     averages = [float(np.average(values, weights=weights)) for values in (plain, told_wrong, told_parts)]
@@ -174,7 +174,7 @@ def test_references_and_peers_leave_only_the_right_answer(tiny: list[Task]) -> N
             assert judge_response(gold_of(task), action).outcome is Outcome.CORRECT  # type: ignore[union-attr]
     right = Information("outcome", tiny[0].task_id, tuple(env.oracle(tiny[0])))
     table = env.candidates(tiny[0])
-    assert [env.consistent(tiny[0], (action,), right) for action, _ in table] == [True] + [False] * (len(table) - 1)
+    assert [env.consistent(tiny[0], actions, right) for actions, _ in table] == [True] + [False] * (len(table) - 1)
 
 
 def test_a_mismatched_block_leaves_the_novice_alone(tiny: list[Task]) -> None:
@@ -312,3 +312,9 @@ def test_missing_files_and_formats_are_explained(tmp_path: pathlib.Path) -> None
 
 def test_families_are_weighted_positively() -> None:
     assert all(weight > 0 for groups in FAMILIES.values() for group in groups for _, weight in group)
+
+
+def test_votes_count_the_text_in_the_box(tiny: list[Task]) -> None:
+    env = MathEnv()
+    assert env.answer_key(tiny[0], [r"so it is \boxed{12}"]) == env.answer_key(tiny[0], [r"\boxed{12}"]) == "12"
+    assert env.answer_key(tiny[0], ["twelve"]) == env.answer_key(tiny[0], []) == ""

@@ -228,3 +228,10 @@ def test_astep_does_not_need_a_loop_of_its_own() -> None:
         return (await env.astep("D R R"))[1]
 
     assert asyncio.run(play()) == 1.0
+
+
+def test_votes_count_moves_however_they_are_written() -> None:
+    env = SokobanEnv()
+    task = next(env.tasks("val", 0, 1))
+    assert env.answer_key(task, ["up, L"]) == env.answer_key(task, ["<answer>Up Left</answer>"]) == "Up Left"
+    assert env.answer_key(task, ["jump"]) == ""
