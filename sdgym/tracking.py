@@ -22,7 +22,7 @@ LOGS = ("metrics.jsonl", "eval.jsonl")
 class RunFolder:
     """Everything a run writes.
 
-    ``config.yaml metrics.jsonl eval.jsonl ledger.json trajectories/ checkpoints/ model/`` and a lock that
+    ``config.yaml metrics.jsonl eval.jsonl ledger.json trajectories/ tokens/ checkpoints/ model/`` and a lock that
     the operating system releases when the process dies, however it dies.
 
     Args:
@@ -99,7 +99,7 @@ class RunFolder:
                 )
             if path.exists():
                 os.truncate(path, size)
-        for file in (self.path / "trajectories").glob("step_*.parquet"):
+        for file in (file for kind in ("trajectories", "tokens") for file in (self.path / kind).glob("step_*.parquet")):
             if int(file.stem.removeprefix("step_")) > step:
                 file.unlink()
         shutil.rmtree(self.path / "model", ignore_errors=True)

@@ -19,6 +19,7 @@ from sdgym.config import OptimizerConfig, RunConfig, dump_config
 from sdgym.core import LossTerm, Outcome, Task, Trajectory
 from sdgym.evaluation import EvalReport, answer_key, eval_tasks, run_evaluation
 from sdgym.generation.base import SamplingParams
+from sdgym.recording import Recorder
 from sdgym.rollout import Job
 from sdgym.seeding import derive, generator
 from sdgym.session import SecondPass, Session
@@ -122,15 +123,17 @@ class Trainer:
         if phase.collect is not None and (kept or not phase.rollouts):
             buffer = RolloutBuffer(phase.collect(Batch(buffer.rows, buffer.groups()), self._collect_context(context)))
         sampled = time.monotonic()
+        every = self.config.log.trajectories_every
+        s.learner.recorder = recorder = Recorder(buffer.rows) if len(buffer) and every and self.step % every == 0 else None
         metrics = self._update(phase, number, buffer, context) if len(buffer) or not phase.rollouts else {"train/updates": 0.0}
         if metrics["train/updates"]:
             s.teacher.after_step()
             s.sampler.sync_weights()
-        every = self.config.log.trajectories_every
-        if len(buffer) and every and self.step % every == 0:
-            folder = self.folder.path / "trajectories"
-            folder.mkdir(exist_ok=True)
-            buffer.save(folder / f"step_{self.step + 1:06d}.parquet")
+        if recorder is not None:
+            name = f"step_{self.step + 1:06d}.parquet"
+            (self.folder.path / "trajectories").mkdir(exist_ok=True)
+            buffer.save(self.folder.path / "trajectories" / name)
+            recorder.save(self.folder.path / "tokens" / name, s.policy.chat)
         ended = time.monotonic()
         times = {"time/rollout": sampled - started, "time/update": ended - sampled}
         return {**rollout_metrics(drawn), **metrics, **{f"algo/{name}": value for name, value in reported.items()}, **times}

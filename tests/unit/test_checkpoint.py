@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
@@ -153,13 +154,13 @@ def test_logs_are_cut_to_the_checkpoint(tmp_path: pathlib.Path) -> None:
     sizes = folder.sizes()
     folder.append("metrics.jsonl", [{"step": 2}, {"step": 3}])
     folder.append("eval.jsonl", [{"step": 3}])
-    (tmp_path / "trajectories").mkdir()
-    for step in (1, 2, 3):
-        (tmp_path / "trajectories" / f"step_{step:06d}.parquet").write_text("")
+    for kind, step in itertools.product(("trajectories", "tokens"), (1, 2, 3)):
+        (tmp_path / kind).mkdir(exist_ok=True)
+        (tmp_path / kind / f"step_{step:06d}.parquet").write_text("")
     folder.rewind(1, sizes)
     assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [{"step": 1, "x": None}]
     assert (tmp_path / "eval.jsonl").read_text() == ""
-    assert os.listdir(tmp_path / "trajectories") == ["step_000001.parquet"]
+    assert os.listdir(tmp_path / "trajectories") == os.listdir(tmp_path / "tokens") == ["step_000001.parquet"]
     os.truncate(tmp_path / "metrics.jsonl", 3)
     with pytest.raises(CheckpointError, match="shorter than at the checkpoint"):
         folder.rewind(1, sizes)

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -14,6 +15,7 @@ from sdgym.algos import algorithms
 from sdgym.algos.base import Algorithm, Phase, Preset, UpdateSchedule
 from sdgym.algos.losses import NLLLoss
 from sdgym.algos.terms import build_items
+from sdgym.buffer import RolloutBuffer
 from sdgym.checkpoint import CheckpointStore
 from sdgym.config import OptimizerConfig, make_config
 from sdgym.core import LossTerm
@@ -79,7 +81,12 @@ def test_a_run_leaves_the_folder_it_promises(model: str, tmp_path: pathlib.Path)
     assert metrics[-1]["train/logprob_gap"] < 1e-4
     assert {(r["step"], r["split"]) for r in lines(out, "eval.jsonl")} == {(0, "val"), (2, "val"), (3, "val"), (3, "test")}
     assert json.loads((out / "ledger.json").read_text())["episodes"] == 3 * 4
-    assert sorted(p.name for p in (out / "trajectories").iterdir()) == [f"step_{s:06d}.parquet" for s in (1, 2, 3)]
+    for kind in ("trajectories", "tokens"):
+        assert sorted(p.name for p in (out / kind).iterdir()) == [f"step_{s:06d}.parquet" for s in (1, 2, 3)]
+    told = pq.read_table(out / "tokens" / "step_000002.parquet").to_pylist()
+    for row, tokens in zip(RolloutBuffer.load(out / "trajectories" / "step_000002.parquet").rows, told, strict=True):
+        assert tokens["student"] == pytest.approx(row.action_logprobs(), abs=1e-4), "scored by the weights that sampled"
+        assert len(tokens["pieces"]) == len(tokens["advantage"]) == row.action_length
     assert CheckpointStore(out / "checkpoints").steps() == [2, 3]
     assert sdgym.evaluate(str(out / "model"), LETTERS_ID, episodes=2, samples=2).n == 2
 
