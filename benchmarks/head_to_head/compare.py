@@ -1,25 +1,27 @@
-"""``sdgym compare``: measure the start, run the trials, write the report, print the table."""
+"""``sdgym compare``: say what it will cost, measure starts and teachers, run the trials, write the report, print the tables."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sdgym.benchmarks.head_to_head.details import Record
 from sdgym.benchmarks.head_to_head.display import Display, result_table
-from sdgym.benchmarks.head_to_head.pace import fit_steps
+from sdgym.benchmarks.head_to_head.expand import expand
+from sdgym.benchmarks.head_to_head.lift import has_teacher, measure_lifts
+from sdgym.benchmarks.head_to_head.pace import core_hours, fit_steps
 from sdgym.benchmarks.head_to_head.runner import Board, run_all
-from sdgym.benchmarks.head_to_head.starts import Starts, measure_starts
+from sdgym.benchmarks.head_to_head.starts import measure_starts
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World, choose, load_suite, world_name
-from sdgym.benchmarks.head_to_head.trials import code_hash, make_trial
+from sdgym.benchmarks.head_to_head.trials import code_hash, make_plan
+from sdgym.benchmarks.head_to_head.tuning import tune_arms
 from sdgym.config import merge
 from sdgym.core import content_hash
 from sdgym.errors import ConfigError, RunFolderError
-from sdgym.report.load import DETAILS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +36,7 @@ class Comparison:
     Attributes:
         folder: all run folders are below it.
         report: the HTML file.
-        blocks: the table, one block per environment.
+        blocks: the table, one block per environment and policy.
         failed: trials that failed twice, with the reason.
     """
 
@@ -56,6 +58,7 @@ def run_suite(
     model: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    tune: bool = False,
     console: Console | None = None,
 ) -> Comparison:
     """Run a comparison and write its report.
@@ -68,41 +71,57 @@ def run_suite(
         seed: the first seed.
         out: folder; by default one per suite and code under ``runs/compare``, where finished trials are reused.
         resume: allow an ``out`` that is not empty.
-        model, env_kwargs, settings: override the suite's.
+        model, env_kwargs, settings: override the suite's (``model`` all of its policies).
+        tune: give every arm the suite's search on ``val`` first.
         console: where to draw; default standard output.
 
     Raises:
         UserError: names, settings or folders that cannot work, or none of the environments can be run.
     """
     console = console or wide_console()
-    chosen = customise(load_suite(suite) if isinstance(suite, str) else suite, algos, envs, seeds, model, env_kwargs, settings)
+    chosen = expand(customise(load_suite(suite) if isinstance(suite, str) else suite, algos, envs, seeds, model, env_kwargs, settings))
     folder = pathlib.Path(out) if out is not None else default_folder(suite if isinstance(suite, str) else "suite", chosen)
     if out is not None and folder.is_dir() and any(folder.iterdir()) and not resume:
         raise RunFolderError(
             f"the folder {str(folder)!r} is not empty; add --resume to continue the comparison in it, or take another --out"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    cores = available_cores()
-    console.print(
-        f"{chosen.title}: {len(chosen.arms)} methods × {len(chosen.envs)} environments, {cores} trials at a time, in {folder}", markup=False
-    )
+    cores, lifts = available_cores(), sum(has_teacher(chosen, arm) for arm in chosen.arms)
+
+    def tell(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    tell(announcement(chosen, cores, folder))
+    tell(f"estimated {core_hours(chosen, None, tune, lifts):.1f} core-hours on a machine like the one the estimate was made on")
     began = time.monotonic()
     starts = measure_starts(chosen, folder, cores, console)
     chosen, fewer = fit_steps(starts.suite, starts.paces, cores)
+    notes = [*starts.notes, *([fewer] if fewer else [])]
     if fewer is not None:
-        starts.notes.append(fewer)
-        console.print(fewer, markup=False, soft_wrap=True)
-    plan = [
-        make_trial(chosen, arm, world, seed + index, folder, index)
-        for index in range(chosen.seeds)
-        for world in chosen.envs
-        for arm in chosen.arms
-    ]
-    board = Board(plan, cores, chosen.time_budget, started=began)
+        tell(fewer)
+    if chosen.time_budget is None:
+        tell(f"at this machine's pace {core_hours(chosen, starts.paces, tune, lifts):.1f} core-hours")
+    measure_lifts(chosen, folder, cores, tell)
+    tuning: list[dict[str, Any]] = []
+    if tune:
+        chosen, tuning = tune_arms(chosen, folder, cores, tell)
+    board = Board(make_plan(chosen, seed, folder), cores, chosen.time_budget, started=began)
+    record = Record(chosen, folder, board, starts.records, notes, tuning)
     with Display(console) as display:
         for state in run_all(board, display.notice):
             display.update(state)
-    return conclude(chosen, folder, board, starts, console)
+            record.write_if_new()
+    return conclude(record, console)
+
+
+def announcement(suite: Suite, cores: int, folder: pathlib.Path) -> str:
+    """Return the first line of a comparison: what it is made of."""
+    parts = [f"{len(suite.arms)} methods", f"{len(suite.envs)} environments"]
+    if len(suite.policies) > 1:
+        parts.append(f"{len(suite.policies)} policies")
+    if suite.time_budget is None:
+        parts.append(f"{suite.seeds} seeds")
+    return f"{suite.title}: {' × '.join(parts)}, {cores} trials at a time, in {folder}"
 
 
 def wide_console() -> Console:
@@ -150,7 +169,7 @@ def customise(
             raise ConfigError(f"--seeds must be at least 1, got {seeds}")
         change |= {"seeds": seeds, "time_budget": None}
     if model is not None:
-        change["model"] = model
+        change["policies"] = (model,)
     if settings:
         change["settings"] = merge(suite.settings, settings)
     changed = suite.model_copy(update=change)
@@ -174,22 +193,16 @@ def choose_arms(suite: Suite, algos: Sequence[str]) -> tuple[Arm, ...]:
     return (*kept, *(Arm(name=name.rpartition(":")[2], algo=name) for name in extra))
 
 
-def conclude(suite: Suite, folder: pathlib.Path, board: Board, starts: Starts, console: Console) -> Comparison:
+def conclude(record: Record, console: Console) -> Comparison:
     """Write ``comparison.json`` and the report, print the tables and the path."""
+    from sdgym.benchmarks.head_to_head.tables import findings
     from sdgym.report import load_folder, write_report
     from sdgym.report.tables import blocks
 
-    failed = {f"{t.world}/{t.arm}/seed-{t.seed}": why for t, why in board.failed.items()}
-    told = [*starts.notes, *(f"{name} failed: {why}" for name, why in failed.items())]
-    details = {
-        "title": suite.title,
-        "order": [arm.name for arm in suite.arms],
-        "trials": {t.run_folder.relative_to(folder).as_posix(): [t.arm, t.world] for t in board.finished},
-        "starts": starts.records,
-        "notes": told,
-    }
-    (folder / DETAILS).write_text(json.dumps(details, indent=2), encoding="utf-8")
+    record.write()
+    board, folder = record.board, record.folder
     if not board.finished:
+        told = record.notes()
         raise ConfigError(f"no trial finished: {told[0] if told else 'nothing was run'}")
     report = write_report(folder)
     runs, _ = load_folder(folder)
@@ -197,8 +210,11 @@ def conclude(suite: Suite, folder: pathlib.Path, board: Board, starts: Starts, c
     for block in found:
         console.print()
         console.print(result_table(block))
+    for table in findings(folder):
+        console.print()
+        console.print(table)
     console.print(
         "\nEvery method starts from the same policy; n counts seeds, intervals are 95 % bootstraps over seeds and need n ≥ 5.", markup=False
     )
     console.print(f"report: {report}", markup=False, soft_wrap=True)
-    return Comparison(folder, report, found, failed)
+    return Comparison(folder, report, found, {trial.name: why for trial, why in board.failed.items()})

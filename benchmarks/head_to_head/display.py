@@ -68,7 +68,7 @@ class Display:
     def _sentence(trial: Trial, board: Board) -> str:
         end = success_now(trial)
         how = "reused" if trial in board.reused else f"{clock(board.finished[trial])}"
-        return f"{trial.world} {trial.arm} seed {trial.seed}: success {'?' if end is None else f'{end:.3f}'} ({how}), about {clock(board.seconds_left())} left"
+        return f"{trial.place} {trial.arm} seed {trial.seed}: success {'?' if end is None else f'{end:.3f}'} ({how}), about {clock(board.seconds_left())} left"
 
 
 def success_now(trial: Trial) -> float | None:
@@ -91,7 +91,7 @@ def live_table(board: Board) -> Table:
     for trial in board.finished:
         value = success_now(trial)
         table.add_row(
-            trial.world, trial.arm, str(trial.seed), "[green]done[/]", clock(board.finished[trial]), "" if value is None else f"{value:.3f}"
+            trial.place, trial.arm, str(trial.seed), "[green]done[/]", clock(board.finished[trial]), "" if value is None else f"{value:.3f}"
         )
     for running in board.running:
         trial, step = running.trial, running.step
@@ -99,9 +99,9 @@ def live_table(board: Board) -> Table:
         value = success_now(trial)
         bar = ProgressBar(total=running.steps, completed=step, width=28)
         eta = clock(pace * (running.steps - step)) if step else "…"
-        table.add_row(trial.world, trial.arm, str(trial.seed), bar, eta, "" if value is None else f"{value:.3f}")
+        table.add_row(trial.place, trial.arm, str(trial.seed), bar, eta, "" if value is None else f"{value:.3f}")
     for trial in board.failed:
-        table.add_row(trial.world, trial.arm, str(trial.seed), "[red]failed[/]", "", "")
+        table.add_row(trial.place, trial.arm, str(trial.seed), "[red]failed[/]", "", "")
     return table
 
 

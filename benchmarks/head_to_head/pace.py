@@ -1,9 +1,10 @@
-"""How many steps fit: a slow machine trains fewer steps instead of leaving methods or worlds out."""
+"""How long a comparison takes, and how many steps fit: a slow machine trains fewer steps instead of leaving methods out."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdgym.benchmarks.head_to_head.suite import Suite, world_name
@@ -13,25 +14,51 @@ UPDATE_COST = 1.5
 """Seconds of update per second of rollout, rounded up from a mean of 1.2 over the five methods of `quick`."""
 SHARE = 0.9  # of the budget that the first seeds may take; the rest is for what the estimate misses
 FEWEST = 5
+LIFT_DRAWS = 10  # rollouts per task of a lift measurement: a group of 8, and one each by student and teacher
 
 
 @dataclasses.dataclass(frozen=True)
 class Pace:
-    """What measuring the start has told about this machine, with as many processes at once as trials later.
+    """How fast a process draws, for one world.
 
     Attributes:
-        rollouts, seconds: what one process drew, and how long that took.
+        rollouts, seconds: what one process drew, and how long that took, with as many beside it as trials later.
         overhead: seconds a process needs before it does anything.
+        tokens: sampled in these rollouts.
     """
 
     rollouts: int
     seconds: float
     overhead: float
+    tokens: int = 0
 
     @property
     def rollouts_per_second(self) -> float:
         """Of one process."""
         return self.rollouts / max(self.seconds, 1e-3)
+
+    @property
+    def tokens_per_rollout(self) -> float:
+        """Mean length of an answer, all turns; NOMINAL's where it was not recorded."""
+        return self.tokens / self.rollouts if self.tokens else NOMINAL.tokens / NOMINAL.rollouts
+
+
+NOMINAL = Pace(rollouts=320, seconds=3.6, overhead=8.0, tokens=1_650)
+"""`sdgym eval` of `tiny` on 64 tasks of Math and Sokoban, level tiny, one thread of a busy 2-core machine."""
+
+
+def mean_pace(paces: Sequence[Pace]) -> Pace:
+    """Return the pace of all of ``paces`` together."""
+    return Pace(sum(p.rollouts for p in paces), sum(p.seconds for p in paces), paces[0].overhead, sum(p.tokens for p in paces))
+
+
+def expected_steps(settings: Mapping[str, Any], pace: Pace) -> int:
+    """Return the steps of a trial: as configured, or as many as its budget of sampled tokens will last."""
+    budget = (settings.get("budget") or {}).get("sampled_tokens")
+    if not budget:
+        return int(settings["steps"])
+    per_step = int(settings["tasks_per_step"]) * int(settings["group_size"] or 8) * pace.tokens_per_rollout
+    return min(int(settings["steps"]), math.ceil(int(budget) / per_step))
 
 
 def trial_seconds(settings: Mapping[str, Any], steps: int, pace: Pace) -> float:
@@ -44,6 +71,28 @@ def trial_seconds(settings: Mapping[str, Any], steps: int, pace: Pace) -> float:
     training = steps * int(settings["tasks_per_step"]) * group * (1.0 + UPDATE_COST)
     rollouts = training + (steps // every + 1) * per_eval + test
     return pace.overhead + rollouts / pace.rollouts_per_second
+
+
+def core_hours(suite: Suite, paces: Mapping[str, Pace] | None = None, tune: bool = False, lifts: int = 0) -> float:
+    """Predict the core-hours of an expanded suite, every seed included.
+
+    Args:
+        suite: as it will run.
+        paces: per world name; None takes :data:`NOMINAL` for every world.
+        tune: whether each arm gets its search first.
+        lifts: arms whose teacher lift is measured.
+    """
+    total = 0.0
+    for world in suite.envs:
+        pace = NOMINAL if paces is None else paces[world_name(world)]
+        per_seed = 0.0
+        for arm in suite.arms:
+            settings = suite.trial_settings(arm, world, 0)
+            per_seed += trial_seconds(settings, expected_steps(settings, pace), pace)
+        runs = suite.seeds * len(suite.policies) + (suite.tune.trials if tune else 0)
+        lift = pace.overhead + suite.lift_tasks * LIFT_DRAWS / pace.rollouts_per_second
+        total += per_seed * runs + lift * lifts * len(suite.policies)
+    return total / 3600.0
 
 
 def fit_steps(suite: Suite, paces: Mapping[str, Pace], cores: int) -> tuple[Suite, str | None]:

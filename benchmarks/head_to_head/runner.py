@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from sdgym.benchmarks.head_to_head.trials import Trial
 
 POLL = 0.2  # seconds between looks at the processes
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_LIBC = ctypes.CDLL(None)  # loaded before any fork
 PATIENCE = 20.0  # seconds a trial gets to save after SIGTERM
 
 
@@ -40,6 +45,7 @@ class Board:
         cores: trials at once.
         budget: seconds for the whole, or None.
         finished: seconds per finished trial; ``reused`` of them were there before.
+        retried: why, per trial that failed once.
         failed: why, per trial that failed twice.
     """
 
@@ -48,6 +54,7 @@ class Board:
     budget: float | None
     finished: dict[Trial, float] = dataclasses.field(default_factory=dict)
     reused: set[Trial] = dataclasses.field(default_factory=set)
+    retried: dict[Trial, str] = dataclasses.field(default_factory=dict)
     failed: dict[Trial, str] = dataclasses.field(default_factory=dict)
     running: list[Running] = dataclasses.field(default_factory=list)
     started: float = dataclasses.field(default_factory=time.monotonic)
@@ -92,19 +99,41 @@ class Board:
 
 
 def start(trial: Trial, attempt: int) -> Running:
-    """Start ``trial`` as ``sdgym train`` in a process of its own with one thread; its output goes to ``log.txt``."""
+    """Start ``trial`` in a process of its own with one thread; its output goes to ``log.txt``."""
+    wait_for_predecessor(trial)
     arguments = trial.prepare()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "PYTHONUNBUFFERED": "1"}
     with (trial.folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "sdgym", *arguments],
+            [sys.executable, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=environment,
             start_new_session=True,
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
         )
     return Running(trial, process, time.monotonic(), attempt, int(trial.settings["steps"]))
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to send this process SIGTERM when the comparison dies, however it dies, so that it saves and stops."""
+    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def wait_for_predecessor(trial: Trial) -> None:
+    """Wait until a process that an earlier, killed comparison left in the trial's folder has saved and gone."""
+    lock = trial.run_folder / "run.lock"
+    if not lock.is_file():
+        return
+    deadline = time.monotonic() + PATIENCE
+    with lock.open("a") as file:
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                time.sleep(POLL)
 
 
 def last_words(trial: Trial) -> str:
@@ -152,13 +181,14 @@ def _collect(board: Board, notice: Callable[[str], None]) -> None:
             trial.finish(seconds)
             board.finished[trial] = seconds
         elif running.attempt == 1:
+            board.retried[trial] = f"exit code {code}: {last_words(trial)}"
             notice(
-                f"{trial.arm} on {trial.world}, seed {trial.seed}, failed (exit code {code}) and is tried once more: {last_words(trial)}"
+                f"{trial.arm} on {trial.place}, seed {trial.seed}, failed (exit code {code}) and is tried once more: {last_words(trial)}"
             )
             board.running.append(start(trial, 2))
         else:
             board.failed[trial] = f"exit code {code}: {last_words(trial)}; see {trial.folder / 'log.txt'}"
-            notice(f"{trial.arm} on {trial.world}, seed {trial.seed}, failed again ({board.failed[trial]})")
+            notice(f"{trial.arm} on {trial.place}, seed {trial.seed}, failed again ({board.failed[trial]})")
 
 
 def stop(running: Sequence[Running]) -> None:

@@ -1,4 +1,4 @@
-"""What every method starts from: the untrained policy on the test tasks, measured once per environment."""
+"""What every method starts from: each policy, untrained, on the test tasks, measured once per environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sdgym.benchmarks.head_to_head.pace import Pace
+from sdgym.benchmarks.head_to_head.pace import Pace, mean_pace
 from sdgym.benchmarks.head_to_head.suite import Suite, World, world_name
 from sdgym.benchmarks.head_to_head.trials import code_hash
 from sdgym.core import content_hash
@@ -35,8 +35,8 @@ class Starts:
 
     Attributes:
         suite: without the environments that cannot be run.
-        records: per world name its record file, relative to the comparison's folder.
-        paces: per world name how fast this machine is.
+        records: per place its record file, relative to the comparison's folder.
+        paces: per world name how fast this machine is (the mean over policies).
         notes: one sentence per environment left out.
     """
 
@@ -46,53 +46,62 @@ class Starts:
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Running:
+    world: World
+    policy: str
+    folder: pathlib.Path
+    process: subprocess.Popen[str]
+
+
 def measure_starts(suite: Suite, folder: pathlib.Path, cores: int, console: Console) -> Starts:
-    """Evaluate the start on the test tasks of every environment, as the trials will at their end (same tasks, same luck).
+    """Evaluate each start on the test tasks of every environment, as the trials will at their end (same tasks, same luck).
 
     Raises:
-        ConfigError: none can be run.
+        ConfigError: no environment can be run from every policy.
     """
-    waiting = list(suite.envs)
-    running: list[tuple[World, pathlib.Path, subprocess.Popen[str]]] = []
-    kept, found = [], Starts(suite)
+    waiting = [(world, policy) for world in suite.envs for policy in suite.policies]
+    running: list[_Running] = []
+    found, paces, broken = Starts(suite), dict[str, list[Pace]](), set[str]()
     while waiting or running:
         while waiting and len(running) < cores:
-            world = waiting.pop(0)
-            place, process = _start(suite, world, folder)
-            running.append((world, place, process))
-        world, place, process = running.pop(0)
+            running.append(_start(suite, *waiting.pop(0), folder))
+        this = running.pop(0)
         try:
-            _, errors = process.communicate()
+            _, errors = this.process.communicate()
         except KeyboardInterrupt:
-            for *_, other in [(world, place, process), *running]:
-                other.terminate()
+            for other in (this, *running):
+                other.process.terminate()
             raise
-        if process.returncode == 0:
-            kept.append(world)
-            found.records[world_name(world)] = (place / "eval.jsonl").relative_to(folder).as_posix()
-            found.paces[world_name(world)] = _pace(place)
-            console.print(f"start on {world_name(world)}: {_summary(place / 'eval.jsonl')}", markup=False, soft_wrap=True)
+        place = suite.place(this.world, this.policy)
+        if this.process.returncode == 0:
+            found.records[place] = (this.folder / "eval.jsonl").relative_to(folder).as_posix()
+            paces.setdefault(world_name(this.world), []).append(_pace(this.folder))
+            console.print(f"start on {place}: {_summary(this.folder / 'eval.jsonl')}", markup=False, soft_wrap=True)
         else:
             reason = (errors.strip().splitlines() or ["it stopped without a word"])[-1].removeprefix("sdgym: ")
-            found.notes.append(f"{world.id} is left out: {reason}")
+            broken.add(world_name(this.world))
+            found.notes.append(f"{this.world.id} is left out: {reason}")
             console.print(found.notes[-1], markup=False, soft_wrap=True)
+    kept = tuple(world for world in suite.envs if world_name(world) not in broken)
     if not kept:
         raise ConfigError(f"no environment of the suite can be run: {found.notes[0]}")
-    found.suite = suite.model_copy(update={"envs": tuple(w for w in suite.envs if w in kept)})
+    found.suite = suite.model_copy(update={"envs": kept})
+    found.paces = {world_name(world): mean_pace(paces[world_name(world)]) for world in kept}
     return found
 
 
 def _pace(place: pathlib.Path) -> Pace:
     """Return the pace that the evaluation in ``place`` recorded."""
     told = json.loads((place / "pace.json").read_text(encoding="utf-8"))
-    return Pace(told["rollouts"], told["seconds"], OVERHEAD)
+    return Pace(told["rollouts"], told["seconds"], OVERHEAD, told.get("tokens", 0))
 
 
-def _start(suite: Suite, world: World, folder: pathlib.Path) -> tuple[pathlib.Path, subprocess.Popen[str]]:
+def _start(suite: Suite, world: World, policy: str, folder: pathlib.Path) -> _Running:
     """Start the evaluation in a process of its own; one that is done already ends at once."""
-    tree = suite.trial_settings(suite.arms[0], world, 0)
+    tree = suite.trial_settings(suite.arms[0], world, 0, policy)
     settings = {"model": tree["model"], "env": tree["env"], "eval": tree["eval"], "sampling": tree["sampling"], "device": tree["device"]}
-    place = folder / "starts" / world_name(world)
+    place = folder / "starts" / suite.place(world, policy)
     key = content_hash({"settings": settings, "code": code_hash()})
     if not (place / "key").is_file() or (place / "key").read_text(encoding="utf-8") != key:
         shutil.rmtree(place, ignore_errors=True)
@@ -121,7 +130,7 @@ def _start(suite: Suite, world: World, folder: pathlib.Path) -> tuple[pathlib.Pa
         text=True,
         env=environment,
     )
-    return place, process
+    return _Running(world, policy, place, process)
 
 
 def _summary(path: pathlib.Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World, world_name
+from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World
 from sdgym.core import content_hash
 
 RECORD = "trial.json"
@@ -35,26 +35,28 @@ def code_hash() -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trial:
-    """One (arm, environment, seed); compared by identity.
+    """One (arm, place, seed); compared by identity.
 
     Attributes:
-        arm, world: names.
+        arm, place: names; a place is an environment, and a policy where there are several.
         settings: the resolved run config as plain data.
         folder: where it runs; ``folder/run`` is an ordinary run folder.
         index: 0 for the first seed of its cell, which runs whatever the budget.
+        engine: what trains, see :class:`sdgym.benchmarks.head_to_head.suite.Arm`.
     """
 
     arm: str
-    world: str
+    place: str
     seed: int
     settings: dict[str, Any]
     folder: pathlib.Path
     index: int = 0
+    engine: str = "sdgym"
 
     @property
     def cell(self) -> tuple[str, str]:
         """The row of the table this trial belongs to."""
-        return self.world, self.arm
+        return self.place, self.arm
 
     @property
     def run_folder(self) -> pathlib.Path:
@@ -64,7 +66,13 @@ class Trial:
     @property
     def key(self) -> str:
         """Identifies settings and code; a record with another key does not count."""
-        return content_hash({"settings": self.settings, "code": code_hash()})
+        engine = {} if self.engine == "sdgym" else {"engine": self.engine}
+        return content_hash({"settings": self.settings, "code": code_hash(), **engine})
+
+    @property
+    def name(self) -> str:
+        """For messages: ``place/arm/seed-N``."""
+        return f"{self.place}/{self.arm}/seed-{self.seed}"
 
     def seconds_if_done(self) -> float | None:
         """Return how long the finished trial took, or None if it has to run."""
@@ -75,24 +83,28 @@ class Trial:
         return float(record["seconds"]) if record.get("key") == self.key else None
 
     def prepare(self) -> list[str]:
-        """Write the config and return the arguments of ``sdgym`` that run the trial, resuming where possible."""
+        """Write the config and return the arguments of ``python`` that run the trial, resuming where possible."""
         marker = self.folder / "key"
         if not marker.is_file() or marker.read_text(encoding="utf-8") != self.key:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
             marker.write_text(self.key, encoding="utf-8")
             (self.folder / "settings.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
-        arguments = ["train", "--out", str(self.run_folder)]
+        config = ["--config", str(self.folder / "settings.yaml")]
+        if self.engine == "trl":
+            shutil.rmtree(self.run_folder, ignore_errors=True)  # TRL's checkpoints lack the rollout buffer: start over
+            return ["-m", "sdgym.benchmarks.head_to_head.trl_arms", *config, "--out", str(self.run_folder)]
+        arguments = ["-m", "sdgym", "train", "--out", str(self.run_folder)]
         if any((self.run_folder / "checkpoints").glob("step_*")):
             return [*arguments, "--resume"]
         shutil.rmtree(self.run_folder, ignore_errors=True)
-        return [*arguments, "--config", str(self.folder / "settings.yaml")]
+        return [*arguments, *config]
 
     def finish(self, seconds: float) -> None:
         """Record success, atomically."""
         partial = self.folder / (RECORD + ".part")
         partial.write_text(
-            json.dumps({"key": self.key, "arm": self.arm, "world": self.world, "seed": self.seed, "seconds": round(seconds, 3)})
+            json.dumps({"key": self.key, "arm": self.arm, "place": self.place, "seed": self.seed, "seconds": round(seconds, 3)})
         )
         partial.replace(self.folder / RECORD)
 
@@ -112,7 +124,19 @@ class Trial:
         return None
 
 
-def make_trial(suite: Suite, arm: Arm, world: World, seed: int, out: pathlib.Path, index: int = 0) -> Trial:
-    """Build the trial of ``arm`` on ``world`` with ``seed``, below ``out``."""
-    name = world_name(world)
-    return Trial(arm.name, name, seed, suite.trial_settings(arm, world, seed), out / "trials" / name / arm.name / f"seed-{seed}", index)
+def make_trial(suite: Suite, arm: Arm, world: World, policy: str, seed: int, out: pathlib.Path, index: int = 0) -> Trial:
+    """Build the trial of ``arm`` on ``world`` from ``policy`` with ``seed``, below ``out``."""
+    place = suite.place(world, policy)
+    settings = suite.trial_settings(arm, world, seed, policy)
+    return Trial(arm.name, place, seed, settings, out / "trials" / place / arm.name / f"seed-{seed}", index, arm.engine)
+
+
+def make_plan(suite: Suite, first_seed: int, out: pathlib.Path) -> list[Trial]:
+    """Return all trials, seeds outermost: whatever is cut short has about equally many seeds everywhere."""
+    return [
+        make_trial(suite, arm, world, policy, first_seed + index, out, index)
+        for index in range(suite.seeds)
+        for world in suite.envs
+        for policy in suite.policies
+        for arm in suite.arms
+    ]

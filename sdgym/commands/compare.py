@@ -31,6 +31,7 @@ def compare(
     config: o.Config = None,
     out: o.Out = None,
     resume: o.Resume = False,
+    tune: Annotated[bool, typer.Option("--tune", help="First give every method the same number of trials on val.")] = False,
 ) -> None:
     """Train several methods on several environments from the same start and report them side by side."""
     from sdgym.api import settings_tree
@@ -53,6 +54,7 @@ def compare(
             model=model,
             env_kwargs={k: v for k, v in kwargs.items() if v is not None},
             settings=settings,
+            tune=tune,
         )
     except KeyboardInterrupt:
         typer.echo(
@@ -75,7 +77,13 @@ def report(
     if as_json:
         typer.echo(json.dumps(table_rows(folder), indent=2))
         return
-    path = write_report(folder)
+    from sdgym.benchmarks.head_to_head.compare import wide_console
+    from sdgym.benchmarks.head_to_head.tables import findings
+
+    path, console = write_report(folder), wide_console()
+    for table in findings(folder):
+        console.print(table)
+        console.print()
     typer.echo(f"report: {path}")
 
 

@@ -129,8 +129,8 @@ def agreements(cells: Sequence[Cell], arms: Sequence[str]) -> list[tuple[str, st
     by_policy = {policy: [part for cell in cells if (part := cell.of_checkpoint(policy)).runs] for policy in policies}
     for groups in (by_world, by_policy):
         for first, second in itertools.combinations(groups, 2):
-            designs = [Design(groups[name], resamples=2_000, seed=i) for i, name in enumerate((first, second))]
-            found.append((first, second, rank_agreement(*designs, arms)))
+            one, other = Design(groups[first], resamples=2_000), Design(groups[second], resamples=2_000, seed=1)
+            found.append((first, second, rank_agreement(one, other, arms)))
     return found
 
 

@@ -39,6 +39,7 @@ class Run:
         arm: the method's name in the report.
         scores: every evaluation, in order of step; ``eval_split`` ones make the curve.
         metrics: the lines of ``metrics.jsonl``.
+        items: the per-item records behind ``scores``.
         split: of the table's numbers: ``test`` where it was measured at both ends, else that of the curve.
     """
 
@@ -48,6 +49,7 @@ class Run:
     config: Mapping[str, Any]
     scores: tuple[Score, ...]
     metrics: tuple[Mapping[str, Any], ...]
+    items: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def env(self) -> str:
@@ -121,6 +123,10 @@ class Run:
         """Wall-clock seconds of the run."""
         return float(self.metrics[-1].get("seconds") or math.nan) if self.metrics else math.nan
 
+    def items_at(self, step: int) -> list[Mapping[str, Any]]:
+        """Return the records of ``split`` at ``step``, in the order of the tasks."""
+        return [item for item in self.items if item["split"] == self.split and int(item["step"]) == step]
+
     def at(self, step: int, name: str) -> float:
         """Return metric ``name`` at the last line up to ``step``; 0 before the first one."""
         found = 0.0
@@ -158,7 +164,8 @@ def load_run(folder: pathlib.Path, arm: str | None = None, start: Sequence[Mappi
         raise DataError(f"{str(folder / 'config.yaml')!r} is not the config of a run")
     algo = str(config["algo"]["name"])
     metrics = tuple(line for line in read_lines(folder / "metrics.jsonl") if "step" in line)
-    return Run(folder, arm or algo, supervision_of(algo), config, scores_of([*start, *read_lines(folder / "eval.jsonl")]), metrics)
+    items = (*start, *read_lines(folder / "eval.jsonl"))
+    return Run(folder, arm or algo, supervision_of(algo), config, scores_of(items), metrics, items)
 
 
 def scores_of(records: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:

@@ -14,7 +14,7 @@ from sdgym.benchmarks.head_to_head.compare import customise
 from sdgym.benchmarks.head_to_head.pace import FEWEST, Pace, fit_steps, trial_seconds
 from sdgym.benchmarks.head_to_head.runner import Board, Running
 from sdgym.benchmarks.head_to_head.suite import Suite, load_suite, suite_names, world_name
-from sdgym.benchmarks.head_to_head.trials import Trial, make_trial
+from sdgym.benchmarks.head_to_head.trials import Trial, make_plan
 from sdgym.errors import ConfigError, RunFolderError, UnknownNameError
 
 SMALL = {"steps": 4, "tasks_per_step": 2, "group_size": 2, "eval": {"every": 0, "tasks": 2, "samples": 1, "test_tasks": 2}}
@@ -29,7 +29,7 @@ def suite(**change: object) -> Suite:
 
 def trials(folder: pathlib.Path, chosen: Suite) -> list[Trial]:
     """The plan of a comparison."""
-    return [make_trial(chosen, a, w, i, folder, i) for i in range(chosen.seeds) for w in chosen.envs for a in chosen.arms]
+    return make_plan(chosen, 0, folder)
 
 
 @pytest.mark.parametrize("name", suite_names())
@@ -74,7 +74,7 @@ def test_two_arms_of_one_name_are_refused() -> None:
 def test_choices_filter_and_add(tmp_path: pathlib.Path) -> None:
     changed = customise(suite(), ["rft", "dapo"], ["math-tiny"], 2, "other", {"level": "easy"}, {"steps": 7})
     assert [arm.name for arm in changed.arms] == ["rft", "dapo"]
-    assert (changed.seeds, changed.time_budget, changed.model) == (2, None, "other")
+    assert (changed.seeds, changed.time_budget, changed.policies) == (2, None, ("other",))
     settings = changed.trial_settings(changed.arms[0], changed.envs[0], 0)
     assert (settings["steps"], settings["env"]["kwargs"]["level"], settings["tasks_per_step"]) == (7, "easy", 2)
     with pytest.raises(UnknownNameError):
@@ -174,7 +174,7 @@ def test_a_comparison_end_to_end_is_restartable_and_leaves_missing_worlds_out(tm
     random_policy(seed=0).save(tmp_path / "policy")
     worlds = [{"id": "sdgym/Math-v0", "kwargs": {"level": "tiny"}}, {"id": "sdgym/Nowhere-v0"}]
     arms = [{"name": "grpo", "algo": "grpo"}, {"name": "broken", "algo": "grpo", "settings": {"env": {"no_such_argument": 1}}}]
-    chosen = suite(envs=worlds, arms=arms, seeds=1, model=str(tmp_path / "policy"))
+    chosen = suite(envs=worlds, arms=arms, seeds=1, policies=[str(tmp_path / "policy")])
     told = io.StringIO()
     done = run_suite(chosen, out=tmp_path / "out", console=Console(file=told, width=200))
     text = told.getvalue()

@@ -1,0 +1,62 @@
+"""The closing tables of a comparison in the terminal, recomputed from its folder."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sdgym.stats import Contrast, Rank
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def findings(folder: pathlib.Path) -> list[Table]:
+    """Return the rankings and the declared contrasts of the comparison in ``folder``; nothing where there is none."""
+    from sdgym.report import load_folder
+    from sdgym.report.analysis import analyse
+
+    runs, details = load_folder(folder)
+    found = analyse(folder, runs, details)
+    if found is None:
+        return []
+    tables = [ranking_table(kind, rows) for kind, rows in found.rankings.items() if len(rows) > 1]
+    if found.pooled:
+        tables.append(contrast_table("Declared contrasts, normalised gain over all environments", found.pooled))
+    if found.by_world:
+        tables.append(contrast_table("Declared contrasts per environment, success at the end", found.by_world))
+    return tables
+
+
+def ranking_table(kind: str, rows: Sequence[Rank]) -> Table:
+    """Return the ranking of one class of supervision."""
+    table = _table(f"Ranking · methods that use {kind} · interquartile mean of the normalised gain", "rank", "method", "gain", "ranks", "n")
+    for row in rows:
+        span = "n < 5" if row.ranks is None else f"{row.ranks[0]:g} – {row.ranks[1]:g}"
+        table.add_row(str(row.rank), row.arm, f"{row.score.mean:.3f}", span, str(row.score.n))
+    return table
+
+
+def contrast_table(title: str, rows: Sequence[Contrast]) -> Table:
+    """Return declared contrasts with interval, Holm-adjusted p-value and verdict."""
+    names = ("contrast", "difference", "95 % interval", "p (Holm)", "P(better)", "n", "verdict")
+    table = _table(title, *names)
+    for row in rows:
+        d = row.difference
+        span = "n < 5" if d.low is None or d.high is None else f"{d.low:+.3f} – {d.high:+.3f}"
+        where = f" on {row.world}" if row.world else ""
+        p = "–" if row.p_holm is None else f"{row.p_holm:.3g}"
+        table.add_row(
+            f"{row.treatment} − {row.control}{where}", f"{d.mean:+.3f}", span, p, f"{row.improvement.mean:.2f}", str(d.n), row.verdict
+        )
+    return table
+
+
+def _table(title: str, *names: str) -> Table:
+    from rich.table import Table as RichTable
+
+    table = RichTable(title=title, title_justify="left", box=None, header_style="bold", title_style="bold")
+    for name in names:
+        table.add_column(name, justify="left" if name in ("method", "contrast", "verdict") else "right")
+    return table
