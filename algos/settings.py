@@ -74,7 +74,7 @@ class DistillSettings(Preset):
     forward_weight: float = Field(default=0.5, ge=0.0, le=1.0)
     support: Literal["full", "student_topk", "teacher_topk", "sampled"] = "student_topk"
     top_k: PositiveInt = 100
-    residual: Literal["tail", "renorm", "teacher_renorm", "none"] = "tail"
+    residual: Literal["tail", "renorm", "teacher_renorm", "floor", "none"] = "tail"
     pointwise_clip: PositiveFloat | None = None
     token_clip: PositiveFloat | None = None
     estimator: Literal["surrogate", "k2", "k3"] = "surrogate"

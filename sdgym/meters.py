@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,6 +21,19 @@ NAMES = {
     "teacher_entropy": "teacher/entropy",
 }
 """Metrics of losses that have a place in the run's schema; any other is ``loss/<term>/<name>``."""
+
+
+LOCAL_SHARE = 0.1
+"""The part of a sequence's tokens that ``teacher/localisation`` speaks of."""
+
+
+def top_share(values: np.ndarray, share: float = LOCAL_SHARE) -> float:
+    """Return how much of Σ|values| the heaviest ``share`` of them carries (at least one of them); ``[T]``, not all zero.
+
+    1 where all weight lies on that few tokens, about ``share`` where it is spread evenly.
+    """
+    heaviest = np.sort(np.abs(values.astype(np.float64)))[::-1]
+    return float(heaviest[: math.ceil(share * len(heaviest))].sum() / heaviest.sum())
 
 
 class Meters:
@@ -62,6 +76,23 @@ class Meters:
                 self.mean(key, float(value[mask].sum()), count)
             if key == "teacher/divergence" and count:
                 self._divergence.append(value[mask].detach().float().cpu().numpy())
+            if name == "lift" and known:
+                self._locate(value.detach().float().cpu().numpy(), inputs)
+
+    def _locate(self, lift: np.ndarray, inputs: LossInputs) -> None:
+        """Add where in each sequence the teacher's log-ratio lies; apart for right (+1) and wrong (−1) rows where a term says so."""
+        index, mask, labels = inputs.item_index.cpu().numpy(), (inputs.weight != 0).cpu().numpy(), inputs.label.tolist()
+        for number, label in enumerate(labels):
+            chosen = lift[(index == number) & mask]
+            if not chosen.any():
+                continue
+            share = top_share(chosen)
+            self.mean("teacher/localisation", share, 1)
+            if label:
+                side = "right" if label > 0 else "wrong"
+                self.mean(f"teacher/localisation_{side}", share, 1)
+                self.mean(f"teacher/lift_{side}", float(chosen.sum()), len(chosen))
+            self.mean("teacher/peak_position", float(np.abs(chosen).argmax()) / max(1, len(chosen) - 1), 1)
 
     def gap(self, items: Sequence[LossItem], logprobs: Sequence[Tensor], rows: Sequence[Trajectory]) -> None:
         """Compare the trainer's log-probs with the sampler's; only before the first step of a batch."""

@@ -35,7 +35,8 @@ class DistillLoss:
         alpha: α of ``jensen_shannon``. forward_weight: w of ``mixed``.
         support: ``full``; ``student_topk`` / ``teacher_topk``: the K likeliest tokens of the current student /
             the teacher; ``sampled``: the sampled token alone (reverse KL only).
-        top_k: K. residual: see :func:`sdgym.algos.losses.divergence.apply_residual`.
+        top_k: K. residual: see :func:`sdgym.algos.losses.divergence.apply_residual`; ``floor``: see
+            :func:`sdgym.algos.losses.divergence.floored`.
         pointwise_clip: bound on each vocabulary entry, before the sum. token_clip: bound on the sum.
         estimator: of the sampled form: ``surrogate`` (SDPO, OPSD), ``k2``, ``k3`` (Skill-SD).
         importance: ``capped``: × min(sg[π_θ/π_old], importance_cap) (SDPO). ``differentiable``: × π_θ/π_old with
@@ -68,6 +69,8 @@ class DistillLoss:
             raise ConfigError(f"jensen_shannon needs 0 < alpha < 1, not {self.alpha}: use forward_kl or reverse_kl for the ends")
         if self.importance == "differentiable" and (self.support, self.estimator) != ("sampled", "k3"):
             raise ConfigError("importance=differentiable belongs to support=sampled with estimator=k3 (its gradient is the reverse KL's)")
+        if self.residual == "floor" and self.support != "teacher_topk":
+            raise ConfigError(f"residual=floor belongs to support=teacher_topk, not {self.support}: use residual=tail")
         if self.top_k < 1:
             raise ConfigError(f"top_k must be at least 1, not {self.top_k}")
         if self.residual in ("none", "teacher_renorm") and self.support in ("student_topk", "teacher_topk"):
@@ -92,7 +95,10 @@ class DistillLoss:
             student, teacher = d.gather_support(student_logits, teacher_logits, ids)
             features["captured_mass"] = student.detach().logsumexp(-1).exp()
             features["teacher_captured_mass"] = teacher.logsumexp(-1).exp()
-            student, teacher = d.apply_residual(student, teacher, self.residual)
+            if self.residual == "floor":
+                student, teacher = student_logits.log_softmax(-1), d.floored(teacher_logits, ids)
+            else:
+                student, teacher = d.apply_residual(student, teacher, self.residual)
         return {"divergence": self._diverge(student, teacher), **features}
 
     def _diverge(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon", "mixed"]
-Residual = Literal["tail", "renorm", "teacher_renorm", "none"]
+Residual = Literal["tail", "renorm", "teacher_renorm", "floor", "none"]
+_FLOOR = -100.0  # log-prob that a floored teacher gives to what it leaves out (SD-Zero's loss_functions.py)
 _LOG_OF_ALMOST_ONE = -1e-7  # a captured mass this close to 1 leaves a tail of 1e-7 instead of log 0
 
 
@@ -99,6 +100,16 @@ def apply_residual(student: Tensor, teacher: Tensor, residual: Residual) -> tupl
     if residual == "renorm":
         return renormalise(student), renormalise(teacher)
     return student, renormalise(teacher) if residual == "teacher_renorm" else teacher
+
+
+def floored(teacher_logits: Tensor, ids: Tensor) -> Tensor:
+    """Return log-probs ``[..., V]`` of a teacher that knows only ``ids [..., K]``: renormalised there, −100 elsewhere.
+
+    With it the student keeps its whole vocabulary, and every token off the support costs about 100 nats in the reverse
+    direction (SD-Zero's ``zero_outside_topk``; normally unused).
+    """
+    kept = renormalise(teacher_logits.gather(-1, ids))
+    return torch.full_like(teacher_logits, _FLOOR).scatter(-1, ids, kept)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -91,3 +91,12 @@ def test_what_the_policy_can_do_when_told_reaches_the_plain_prompt(algo: Any, st
     log = train(algo, model, tmp_path / "run", steps)
     assert log[0]["eval/success"] < 0.45
     assert log[-1]["eval/success"] > log[0]["eval/success"] + 0.3
+
+
+def test_the_self_localisation_of_a_reviser_is_logged_for_right_and_wrong_attempts(model: str, tmp_path: pathlib.Path) -> None:
+    """An answer here is a sign and an end token; the sign is where a wrong attempt goes wrong, so the first token carries it."""
+    log = train({"name": "sd_zero_paper", "collect_steps": 1, "stage_steps": 3}, model, tmp_path / "run", 5)
+    last = log[-1]
+    assert min(last[f"teacher/localisation_{side}"] for side in ("right", "wrong")) > 0.8, "seen: 0.95 and more"
+    assert last["teacher/lift_wrong"] < last["teacher/lift_right"] - 0.3, "the reviser takes back wrong signs, not right ones"
+    assert last["teacher/peak_position"] < 0.3, "0 is the first token"
