@@ -152,6 +152,17 @@ class LogConfig(Section):
     trackers: tuple[str, ...] = ()
 
 
+class BudgetConfig(Section):
+    """What a run may spend, so that methods are compared at equal cost.
+
+    Attributes:
+        sampled_tokens: the run ends with the first step that brings the ledger here, second passes and discarded
+            groups included; a phase that samples nothing is still played to its end. None: ``steps`` decides.
+    """
+
+    sampled_tokens: PositiveInt | None = None
+
+
 class RunConfig(Section):
     """Everything that decides a run.
 
@@ -160,7 +171,7 @@ class RunConfig(Section):
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``bfloat16`` computes in bf16 with float32 weights.
         threads: CPU threads of this run.
-        steps: rollout batches.
+        steps: rollout batches, at most where there is a ``budget``.
         tasks_per_step, group_size: P and G. ``group_size`` None takes the algorithm's own, else 8.
         max_resamples: further batches of tasks drawn per step while an algorithm rejects groups.
         scheduler: ``deterministic`` is the only one that promises equal bits.
@@ -175,6 +186,7 @@ class RunConfig(Section):
     threads: PositiveInt = 1
     seed: NonNegativeInt = 0
     steps: PositiveInt = 100
+    budget: BudgetConfig = BudgetConfig()
     tasks_per_step: PositiveInt = 32
     group_size: PositiveInt | None = None
     max_resamples: NonNegativeInt = 3

@@ -86,6 +86,7 @@ class Trainer:
                 while self.step < self.total and not interrupt.signal:
                     metrics = self._train_step()
                     self.step += 1
+                    self._end_if_spent()
                     self._log({**metrics, **self._evaluate_if_due(), **self._test_if_over()})
                     if self._is_due(self.config.checkpoint.every) or interrupt.signal:
                         self._save()
@@ -99,18 +100,30 @@ class Trainer:
     def _is_due(self, every: int) -> bool:
         return self.step == self.total or (every > 0 and self.step % every == 0)
 
-    def _phase(self) -> tuple[Phase, int]:
-        """Return the phase of the current step and the step's number in it; enter the phase if that is 0."""
+    def _end_if_spent(self) -> None:
+        """Make this step the last one if the budget is spent and the next one would sample more."""
+        budget, (phase, _) = self.config.budget.sampled_tokens, self._place()
+        samples = phase.rollouts or phase.collect is not None
+        if budget is not None and samples and self.session.ledger.sampled_tokens >= budget:
+            self.total = self.step
+
+    def _place(self) -> tuple[Phase, int]:
+        """Return the phase of the current step and the step's number in it."""
         start = 0
         for phase in self.phases:
             if phase.steps is None or self.step < start + phase.steps:
                 break
             start += phase.steps
-        if self.step == start:
+        return phase, self.step - start
+
+    def _phase(self) -> tuple[Phase, int]:
+        """Return the same, and enter the phase in its first step."""
+        phase, number = self._place()
+        if number == 0:
             if phase.on_enter is not None:
                 phase.on_enter()
             self.session.teacher.on_phase_enter()
-        return phase, self.step - start
+        return phase, number
 
     def _train_step(self) -> dict[str, float]:
         """One batch of rollouts and the updates made from it."""
@@ -210,7 +223,9 @@ class Trainer:
         return [part.tolist() for order in orders for part in np.array_split(order, schedule.minibatches) if len(part)]
 
     def _learning_rate(self) -> float:
-        return learning_rate(self.config.optimizer, self.session.learner.updates, self.step, self.total)
+        budget = self.config.budget.sampled_tokens
+        done, end = (self.step, self.total) if budget is None else (self.session.ledger.sampled_tokens, budget)
+        return learning_rate(self.config.optimizer, self.session.learner.updates, min(done, end), end)
 
     # ---- evaluation and logs --------------------------------------------------------------------
 
@@ -289,6 +304,7 @@ class Trainer:
         s.sampler.sync_weights()
         self.step, self._last = tree["step"], tree["metrics"]
         self._clock = time.monotonic() - tree["seconds"]
+        self._end_if_spent()
         self.folder.rewind(self.step, tree["logs"])
 
     def _circumstances(self) -> dict[str, Any]:
