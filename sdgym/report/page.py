@@ -19,6 +19,7 @@ from sdgym.report.configs import config_differences, first_seeds
 from sdgym.report.load import Run, find_runs, load_details, load_run, read_lines
 from sdgym.report.tables import Block
 from sdgym.report.trajectories import MOST, Saved, collect, deflate
+from sdgym.report.versus import Versus
 
 LIMIT = 15 * 10**6
 """Largest page in bytes; groups of episodes are left out, evenly, to stay below."""
@@ -49,10 +50,10 @@ def write_report(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathl
     runs, details = load_folder(folder)
     order = {name: i for i, name in enumerate(details.get("order", []))}
     runs.sort(key=lambda r: (r.env, order.get(r.arm, len(order)), r.seed))
-    most = MOST
+    found, most = versus.compare(folder, runs, details), MOST
     while True:
         saved = collect(runs, most)
-        page = render(runs, saved, details, folder)
+        page = render(runs, saved, found, details, folder)
         if (size := len(page.encode())) <= LIMIT or not saved.shown or most == 1:
             break
         most = max(1, min(most, saved.shown) * max(1, LIMIT - (size - saved.size)) * 9 // (10 * saved.size))
@@ -61,20 +62,22 @@ def write_report(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathl
     return path
 
 
-def render(runs: Sequence[Run], saved: Saved, details: Mapping[str, Any], folder: pathlib.Path) -> str:
+def render(runs: Sequence[Run], saved: Saved, found: Versus, details: Mapping[str, Any], folder: pathlib.Path) -> str:
     """Return the page. Everything a model or environment wrote is escaped or compressed, never markup."""
     import jinja2
 
     here = jinja2.PackageLoader("sdgym", "report/web")
     environment = jinja2.Environment(loader=here, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": tables.percent, "points": tables.points, "count": tables.count}
-    environment.filters |= {"classes": tables.classes, "scale": tables.scale}
+    environment.filters |= {"percent": tables.percent, "count": tables.count, "points": lambda v: tables.points(v).replace("-", "−")}
+    environment.filters |= {"classes": tables.classes, "scale": tables.scale, "place": tables.place}
     blocks = tables.blocks(runs)
     names, changed = config_differences(runs)
     content = {
         "title": details.get("title") or " and ".join(dict.fromkeys(f"{r.arm} on {r.env}" for r in runs)),
         "facts": facts(runs),
-        "notes": details.get("notes", []),
+        "claims": details.get("claims", ""),
+        "notes": [*details.get("notes", []), *([found.problem] if found.problem else [])],
+        "tuning": details.get("tuning", []),
         "blocks": blocks,
         "banded": any(row.after.low is not None for block in blocks for row in block.rows),
         "saved": saved,
@@ -86,7 +89,10 @@ def render(runs: Sequence[Run], saved: Saved, details: Mapping[str, Any], folder
         "split_words": " and ".join(sorted({r.split for r in runs})) + " split",
         "command": f"sdgym report {folder.name}",
         "version": sdgym.__version__,
-        **pictures(runs, blocks, saved),
+        "versus": found,
+        "analysis": found.analysis,
+        "gain_axis": tables.axis([v for _, rows in found.rankings for r in rows for v in (0.0, r.score.mean, r.score.low, r.score.high)]),
+        **pictures(runs, blocks, saved, found),
         **code(),
     }
     content["sections"] = [(place, name) for place, name, there in _sections(content) if there]
@@ -107,7 +113,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
     ]
 
 
-def pictures(runs: Sequence[Run], blocks: Sequence[Block], saved: Saved) -> dict[str, Any]:
+def pictures(runs: Sequence[Run], blocks: Sequence[Block], saved: Saved, found: Versus) -> dict[str, Any]:
     """Return what the templates draw, and the data that the scripts draw."""
     several = len({b.model for b in blocks}) > 1
 
@@ -118,7 +124,8 @@ def pictures(runs: Sequence[Run], blocks: Sequence[Block], saved: Saved) -> dict
     number = {arm["name"]: i for i, arm in enumerate(arms)}
     worlds = figures.worlds(runs, blocks, title)
     shown = {name: metric for name, metric in figures.METRICS.items() if figures.measured(worlds, [name])}
-    data = {"arms": number, "curves": {"axes": figures.AXES, "metrics": shown, "worlds": worlds}}
+    profiles = [dataclasses.asdict(p) for p in found.analysis.profiles] if found.analysis is not None else []
+    data = {"arms": number, "styles": arms, "curves": {"axes": figures.AXES, "metrics": shown, "worlds": worlds}, "profiles": profiles}
     spent = [(title(b), tables.costs(b, runs)) for b in blocks if b.rows]
     return {
         "arms": arms,
@@ -129,17 +136,11 @@ def pictures(runs: Sequence[Run], blocks: Sequence[Block], saved: Saved) -> dict
         "learning": figures.measured(worlds, figures.LEARNING),
         "teacher": figures.measured(worlds, figures.TEACHER),
         "shape": figures.measured(worlds, figures.SHAPE),
-        "versus": [v for v in (_versus(title(b), b, runs) for b in blocks) if v["contrasts"] or len(v["matrix"].arms) > 1],
         "cost_names": [*tables.COSTS, "seconds"],
         "costs": [(name, rows, [max(column) for column in zip(*(v for _, v in rows), strict=True)]) for name, rows in spent],
         "data": deflate(finite(data)),
         "index": deflate(finite(saved.index)),
     }
-
-
-def _versus(title: str, block: Block, runs: Sequence[Run]) -> dict[str, Any]:
-    found = versus.contrasts(block, runs)
-    return {"title": title, "matrix": versus.matrix(block, runs), "contrasts": found, "reach": versus.reach(found)}
 
 
 @functools.cache

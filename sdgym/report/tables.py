@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from sdgym.report.load import Run, Score
-from sdgym.stats import Estimate, estimate
+from sdgym.stats import Design, Estimate, ScoredRun, build_cells, estimate, mean_score
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Row:
     """One method on one environment, over its seeds.
 
     Attributes:
-        before, after: success at the evaluation temperature at step 0 and at the end; n counts seeds.
+        before, after: success at the evaluation temperature at step 0 and at the end; n counts seeds. The interval of
+            ``after`` speaks of new seeds and new tasks (:class:`sdgym.stats.Design`).
         tokens, seconds: means per seed.
         failed: seeds that did not finish.
         ends: success at the end, one per seed.
@@ -75,7 +76,7 @@ def _block(env: str, level: str, model: str, runs: Sequence[Run]) -> Block:
     arms: dict[str, list[Run]] = {}
     for run in done:
         arms.setdefault(run.arm, []).append(run)
-    first = (done or list(runs))[0]
+    first, design = (done or list(runs))[0], _design(done)
     score = first.first
     return Block(
         env,
@@ -86,7 +87,7 @@ def _block(env: str, level: str, model: str, runs: Sequence[Run]) -> Block:
         score.samples if score else 0,
         first.temperature,
         _references(done),
-        tuple(_row(arm, members) for arm, members in arms.items()),
+        tuple(_row(arm, members, design) for arm, members in arms.items()),
     )
 
 
@@ -105,9 +106,19 @@ def _references(runs: Sequence[Run]) -> tuple[Reference, ...]:
     return tuple(found)
 
 
-def _row(arm: str, runs: Sequence[Run]) -> Row:
+def _design(runs: Sequence[Run]) -> Design | None:
+    """Return the runs of a block as a design; None for none, for other tasks in some, or for one run twice."""
+    scored = [ScoredRun(r.arm, "", r.model, r.seed, r.items_at(0), r.items_at(r.last.step)) for r in runs if r.last is not None]
+    try:
+        return Design(build_cells([run for run in scored if run.before]))
+    except ValueError:
+        return None
+
+
+def _row(arm: str, runs: Sequence[Run], design: Design | None) -> Row:
     before = [run.first.success for run in runs if run.first is not None]
     after = [run.last.success for run in runs if run.last is not None]
+    whole = design is not None and (arm, "") in design.cells and design.n(arm, "") == len(runs)
     greedy = [run.last.greedy for run in runs if run.last is not None and run.last.greedy is not None]
     tokens = [run.tokens for run in runs]
     seconds = [run.seconds for run in runs]
@@ -115,7 +126,7 @@ def _row(arm: str, runs: Sequence[Run]) -> Row:
         arm,
         runs[0].supervision,
         estimate(before),
-        estimate(after),
+        mean_score(design, arm, "") if design is not None and whole else estimate(after),
         estimate(greedy),
         sum(tokens) / len(tokens),
         sum(seconds) / len(seconds),
@@ -144,6 +155,18 @@ def scale(block: Block) -> float:
     values = [v for row in block.rows for v in (*row.ends, row.after.high or 0.0, row.before.mean) if not math.isnan(v)]
     values += [r.value for r in block.references]
     return min(1.0, max(1, math.ceil(10 * max(values, default=1.0) - 1e-9)) / 10)
+
+
+def axis(values: Sequence[float | None]) -> tuple[float, float]:
+    """Return the ends of an axis that holds ``values``, at multiples of a tenth."""
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    low, high = math.floor(10 * min(known, default=0.0) + 1e-9) / 10, math.ceil(10 * max(known, default=1.0) - 1e-9) / 10
+    return low, max(high, low + 0.1)
+
+
+def place(value: float, ends: tuple[float, float]) -> float:
+    """Return where ``value`` lies between ``ends``, in percent."""
+    return 100 * (value - ends[0]) / (ends[1] - ends[0])
 
 
 COSTS = {
@@ -179,7 +202,7 @@ def points(value: float) -> str:
 
 def count(value: float) -> str:
     """``1234567`` as ``1.23 M``."""
-    if math.isnan(value):
+    if not math.isfinite(value):
         return "–"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:

@@ -17,7 +17,7 @@ from sdgym.errors import DataError, RunFolderError
 from sdgym.report import load_folder, table_rows, trajectories, write_report
 from sdgym.report.page import LIMIT
 from sdgym.report.tables import blocks, count, percent, points
-from sdgym.report.versus import contrasts, improvement, matrix
+from sdgym.report.versus import CONTROLS, compare
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
 Made = types.SimpleNamespace
@@ -194,25 +194,53 @@ def test_configs_show_differences_first(tmp_path: pathlib.Path, made: Made) -> N
     assert "tasks_per_step" not in table
 
 
+def arms_with_control(made: Made, folder: pathlib.Path, seeds: int) -> None:
+    """Write GRPO, SDPO and SDPO on shuffled text, whose gains differ by seed."""
+    for seed in range(seeds):
+        made.write_run(folder / f"g{seed}", algo="grpo", seed=seed, curve=(0.25, 0.5))
+        made.write_run(folder / f"s{seed}", algo="sdpo", seed=seed, curve=(0.25, 0.75))
+        made.write_run(folder / f"c{seed}", algo={"name": "sdpo", "control": "P2"}, seed=seed, curve=(0.25, 0.25 + 0.125 * (seed % 3)))
+    trials = {f"{k}{seed}": [arm, "math"] for k, arm in (("g", "grpo"), ("s", "sdpo"), ("c", "sdpo-P2")) for seed in range(seeds)}
+    (folder / "comparison.json").write_text(json.dumps({"trials": trials, "starts": {}}))
+
+
 def test_each_arm_against_its_control_and_against_grpo(tmp_path: pathlib.Path, made: Made) -> None:
-    for seed in range(2):
-        made.write_run(tmp_path / f"g{seed}", algo="grpo", seed=seed, curve=(0.25, 0.5))
-        made.write_run(tmp_path / f"s{seed}", algo="sdpo", seed=seed, curve=(0.25, 0.75))
-        made.write_run(tmp_path / f"c{seed}", algo={"name": "sdpo", "control": "P2"}, seed=seed, curve=(0.25, 0.25 + 0.25 * seed))
-    trials = {f"{k}{seed}": [arm, "math"] for k, arm in (("g", "grpo"), ("s", "sdpo"), ("c", "sdpo-P2")) for seed in range(2)}
-    (tmp_path / "comparison.json").write_text(json.dumps({"trials": trials, "starts": {}}))
-    runs, _ = load_folder(tmp_path)
-    (block,) = blocks(runs)
-    found = {(c.arm, c.other): c.difference.mean for c in contrasts(block, runs)}
-    assert found == {("sdpo", "sdpo-P2"): pytest.approx(0.375), ("sdpo", "grpo"): pytest.approx(0.25)}
-    table = matrix(block, runs)
-    assert table.arms == ("sdpo", "grpo", "sdpo-P2") and table.cells[1][2] == 0.75 and not table.firm
+    arms_with_control(made, tmp_path, 3)
+    found = compare(tmp_path, *load_folder(tmp_path))
+    (table,) = found.contrasts
+    gains = {(c.treatment, c.control): (c.difference.mean, what) for c, what in table.rows}
+    # Normalised gain: (after − 1/4) / (3/4). SDPO 2/3, GRPO 1/3, the control 0, 1/6 and 1/3.
+    assert gains == {("sdpo", "grpo"): (pytest.approx(1 / 3), "reward alone"), ("sdpo", "sdpo-P2"): (pytest.approx(1 / 2), CONTROLS["P2"])}
+    assert [(title, [r.arm for r in rows]) for title, rows in found.rankings] == [
+        ("Rewards alone", ["grpo"]),
+        ("Rewards and feedback", ["sdpo"]),
+    ]
+    (square,) = found.matrices
+    assert square.arms == ("sdpo", "grpo", "sdpo-P2") and not square.firm
+    assert square.cells[1][2].mean == pytest.approx(2.5 / 3), "GRPO beats two runs of the control and ties with the third"
+    assert square.cells[2][1].mean == pytest.approx(0.5 / 3) and square.cells[0][0] is None
     page = write_report(tmp_path).read_text()
-    assert "text of another task" in page and "too few seeds to colour" in page
+    assert "text of another task" in page and "matrix few" in page and "too few runs" in page
 
 
-def test_improvement_counts_ties_half() -> None:
-    assert improvement([1.0, 2.0], [1.0, 0.0]) == pytest.approx(3.5 / 4)
+def test_five_runs_bring_intervals_verdicts_and_colours(tmp_path: pathlib.Path, made: Made) -> None:
+    arms_with_control(made, tmp_path, 6)
+    found = compare(tmp_path, *load_folder(tmp_path))
+    (square,) = found.matrices
+    assert square.firm and 0.5 < square.cells[0][1].low <= square.cells[0][1].high == 1.0
+    assert square.cells[1][0].low == 0.0 and square.cells[1][0].high == pytest.approx(1.0 - square.cells[0][1].low)
+    verdicts = {c.control: c.verdict for c, _ in found.contrasts[0].rows}
+    assert verdicts == {"grpo": "no difference shown", "sdpo-P2": "no difference shown"}, "six runs: p is at least 2/2⁶, doubled by Holm"
+    page = write_report(tmp_path)
+    assert "its 95 % interval over checkpoints, seeds and tasks" in page.read_text() and "matrix few" not in page.read_text()
+    assert {p["arm"] for p in part(page, "data")["profiles"]} == {"grpo", "sdpo", "sdpo-P2"}
+
+
+def test_runs_that_cannot_be_compared_are_shown_with_the_reason(tmp_path: pathlib.Path, made: Made) -> None:
+    made.write_run(tmp_path / "a", curve=(0.25, 0.5))
+    made.write_run(tmp_path / "b", curve=(0.25, 0.75))  # the same method, policy and seed once more
+    page = write_report(tmp_path).read_text()
+    assert "The runs are not compared with each other" in page and "62.5 %" in page
 
 
 def test_formats() -> None:

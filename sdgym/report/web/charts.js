@@ -34,7 +34,7 @@ function tracesOf(arm, axis, metric) {
 
 function layoutOf(world, axis, metric) {
   const rule = { gridcolor: css("--line"), zeroline: false, linecolor: css("--line"), tickfont: { size: 12 }, automargin: true };
-  const { axes, metrics } = page.curves, share = metrics[metric].share;
+  const { axes, metrics } = page.curves, share = metric === "success" || metrics[metric].share;
   const references = metric === "success" ? world.references : [];
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--soft"), family: css("--font"), size: 13 }, showlegend: false,
@@ -49,6 +49,7 @@ function layoutOf(world, axis, metric) {
 
 function drawCharts() {
   const axis = checked("axis");
+  drawProfile();
   for (const place of all(".chart")) {
     const world = page.curves.worlds[place.dataset.world], metric = place.dataset.metric || checked(place.dataset.choice);
     const traces = world.arms.flatMap((arm) => tracesOf(arm, axis, metric));
@@ -56,6 +57,22 @@ function drawCharts() {
     place.parentElement.querySelector(".unmeasured").hidden = traces.length > 0;
     Plotly.react(place, traces, layoutOf(world, axis, metric), { responsive: true, displayModeBar: false });
   }
+}
+
+/** Share of runs above each level of normalised gain, one line per method. */
+function drawProfile() {
+  const place = $("profile");
+  if (!place) return;
+  const traces = page.profiles.filter((p) => !hidden.has(p.arm)).flatMap((p) => {
+    const arm = page.styles[page.arms[p.arm]], x = p.thresholds, shade = colour(arm), out = [];
+    if (p.low) {
+      out.push({ x: [...x, ...x.slice().reverse()], y: [...p.high, ...p.low.slice().reverse()], fill: "toself", fillcolor: faded(shade, 0.14), line: { width: 0 }, mode: "lines", hoverinfo: "skip" });
+    }
+    return [...out, { x, y: p.share, name: p.arm, mode: "lines", line: { color: shade, width: 2.4, dash: arm.dash, shape: "hv" }, hovertemplate: `${p.arm} %{y:.0%}<extra>n = ${p.n}</extra>` }];
+  });
+  const base = layoutOf({ references: [] }, "step", "success");
+  base.xaxis.title.text = "normalised gain";
+  Plotly.react(place, traces, { ...base, xaxis: { ...base.xaxis, rangemode: "normal", tickformat: ".0%" }, yaxis: { ...base.yaxis, range: [0, 1.02] } }, { responsive: true, displayModeBar: false });
 }
 
 function startCharts() {
