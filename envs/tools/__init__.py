@@ -1,0 +1,1 @@
+"""A world of eight apps behind documented APIs: tasks are instructions, grades are what changed in the database."""
