@@ -65,7 +65,7 @@ class _Distribution:
 
     def logits(self, rows: slice | Tensor) -> Tensor:
         """Return float32 ``[C, V]``, divided by the temperature."""
-        summands = [head_logits(model, hidden[rows]).float() * (weight / self.temperature) for model, weight, hidden in self.parts]
+        summands = [_scaled(head_logits(model, hidden[rows]).float(), weight / self.temperature) for model, weight, hidden in self.parts]
         return torch.stack(summands).sum(0) if len(summands) > 1 else summands[0]
 
 
@@ -153,10 +153,13 @@ def _select(model: Any, batch: PackedBatch) -> Tensor:
 def _score_chunk(
     scored: _Distribution, targets: Tensor, fused: Sequence[Fused], references: Sequence[Sequence[_Distribution]], low: int, high: int
 ) -> Scores:
-    """Score tokens ``[low, high)``."""
+    """Score tokens ``[low, high)``.
+
+    What carries no gradient comes last: a recomputation for the backward pass ends where the last gradient begins.
+    """
     logits = scored.logits(slice(low, high))
-    logprobs, entropy = _logprobs(logits, targets[low:high])
-    features, reference_logprobs = [], []
+    logprobs = _logprobs(logits, targets[low:high])
+    features, seen = [], []
     for term, distributions in zip(fused, references, strict=True):
         first, last = (int(i) for i in torch.searchsorted(term.index, torch.tensor([low, high], device=term.index.device)))
         index = term.index[first:last]
@@ -164,17 +167,28 @@ def _score_chunk(
         with torch.no_grad():
             others = [distribution.logits(slice(first, last)) for distribution in distributions]
             stacked = torch.stack(others) if others else logits.new_zeros((0, *own.shape))
-            reference_logprobs.append(torch.stack([_logprobs(o, token_ids)[0] for o in others]) if others else stacked[:, :, 0])
         features.append(term.loss.token_features(own, stacked, token_ids))
-    return Scores(logprobs, entropy, features, reference_logprobs, 0)
-
-
-def _logprobs(logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``(logprobs [C], entropy [C])`` of ``logits [C, V]``; the entropy carries no gradient."""
-    logs = logits.log_softmax(-1)
+        seen.append((stacked, token_ids))
     with torch.no_grad():
-        entropy = -(logs.exp() * logs).nan_to_num(0.0).sum(-1)
-    return logs.gather(-1, token_ids[:, None])[:, 0], entropy
+        reference_logprobs = [_logprobs(stacked, token_ids.expand(stacked.shape[:-1])) for stacked, token_ids in seen]
+    return Scores(logprobs, _entropy(logits), features, reference_logprobs, 0)
+
+
+def _scaled(logits: Tensor, factor: float) -> Tensor:
+    """Return ``logits * factor`` without a pass over [C, V], and one more backward, where the factor is 1."""
+    return logits if factor == 1.0 else logits * factor
+
+
+def _logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
+    """Return the log-probs ``[...]`` of ``token_ids [...]`` under ``logits [..., V]``; [..., V] log-probs are never made."""
+    return logits.gather(-1, token_ids[..., None])[..., 0] - logits.logsumexp(-1)
+
+
+@torch.no_grad()
+def _entropy(logits: Tensor) -> Tensor:
+    """Return the entropies ``[C]`` in nats of ``logits [C, V]``; an impossible token (−inf) adds nothing."""
+    finite = logits.clamp(min=torch.finfo(logits.dtype).min)
+    return logits.logsumexp(-1) - torch.linalg.vecdot(logits.softmax(-1), finite)
 
 
 def _concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

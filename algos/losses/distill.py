@@ -86,7 +86,7 @@ class DistillLoss:
     def token_features(self, student_logits: Tensor, reference_logits: Tensor, token_ids: Tensor) -> dict[str, Tensor]:
         """Reduce logits ``[C, V]`` and ``[1, C, V]`` to ``divergence [C]`` (with gradient) and detached metrics ``[C]``."""
         teacher_logits = reference_logits[0].detach()
-        features = {"teacher_entropy": d.entropy(teacher_logits)}
+        features: dict[str, Tensor] = {}
         if self.support == "full":
             student, teacher = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
         else:
@@ -99,7 +99,7 @@ class DistillLoss:
                 student, teacher = student_logits.log_softmax(-1), d.floored(teacher_logits, ids)
             else:
                 student, teacher = d.apply_residual(student, teacher, self.residual)
-        return {"divergence": self._diverge(student, teacher), **features}
+        return {"divergence": self._diverge(student, teacher), "teacher_entropy": d.entropy(teacher_logits), **features}
 
     def _diverge(self, student: Tensor, teacher: Tensor) -> Tensor:
         clip = self.pointwise_clip

@@ -114,5 +114,4 @@ def floored(teacher_logits: Tensor, ids: Tensor) -> Tensor:
 
 def entropy(logits: Tensor) -> Tensor:
     """Return the entropy in nats of ``logits [..., V]``: ``[...]``."""
-    logprobs = logits.log_softmax(-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+    return logits.logsumexp(-1) - torch.linalg.vecdot(logits.softmax(-1), logits)
