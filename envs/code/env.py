@@ -25,6 +25,7 @@ from sdgym.verifiers.code_feedback import report
 from sdgym.verifiers.code_judge import shared_judge
 from sdgym.verifiers.code_source import extract
 from sdgym.verifiers.code_suite import Behaviour, Suite
+from sdgym.verifiers.sandbox import choose
 
 SYSTEM_PROMPT = "You write Python programs. Think first if you like, then give the whole program in one fenced code block."
 Mode = Literal["single", "retry"]
@@ -56,7 +57,7 @@ class CodeEnv(TextEnv):
 
     Raises:
         UnknownNameError: an unknown level, split or mode.
-        ConfigError: ``turns`` below 1; at the first program to be judged, if nothing here confines programs.
+        ConfigError: ``turns`` below 1; at the first reset, if nothing here confines programs.
         DataError: the file cannot be used, or holds no task of the split.
     """
 
@@ -143,6 +144,10 @@ class CodeEnv(TextEnv):
 
     # ---- episode --------------------------------------------------------------------------------
 
+    def begin(self, task: Task) -> None:
+        """Make sure that programs can be judged. Raises ConfigError if nothing here confines them."""
+        choose(self.sandbox)
+
     async def respond(self, action: str) -> Response:
         """Judge the program; without success the next try follows, if there is one."""
         assert self.task is not None
@@ -179,14 +184,16 @@ class CodeEnv(TextEnv):
     def candidates(self, task: Task) -> list[tuple[tuple[str, ...], float]]:
         """Return the novice's distribution over attempts for ``task``, the right one first; sums to 1.
 
-        In ``retry`` mode an attempt is a sequence of different programs that ends with the right one or with the turns.
+        In ``retry`` mode, where every failure gives another try, an attempt is a sequence of different programs
+        that ends with the right one or with the turns, and the right one is drawn that much less often.
 
         Raises:
             ConfigError: the tasks come from a file: nothing is known about misconceptions there.
         """
         if self._rows is not None:
             raise ConfigError("local tasks have no novice: misconceptions are known for the procedural levels only; leave out data=")
-        table, right = self.known(task).table, task.privileged["answer"]
+        right = task.privileged["answer"]
+        table = [(text, mass / self.max_turns if text == right else mass) for text, mass in self.known(task).table]
         found: list[tuple[tuple[str, ...], float]] = []
         stack: list[tuple[tuple[str, ...], float]] = [((), 1.0)]
         while stack:

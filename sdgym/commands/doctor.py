@@ -79,6 +79,20 @@ def _zoo() -> Iterator[Finding]:
     yield Finding(bool(policies), "embedded policies", ", ".join(policies) or "none: the checkout is incomplete")
 
 
+def _sandboxes() -> Iterator[Finding]:
+    """Try every tier that could confine programs: one that holds is enough."""
+    from sdgym.verifiers.sandbox import probes
+    from sdgym.verifiers.sandbox.attacks import ATTACKS
+
+    found = probes()
+    usable = [probe.name for probe in found if not probe.problem]
+    for probe in found:
+        yield Finding(None if probe.problem else True, f"sandbox {probe.name}", probe.problem or f"holds against {len(ATTACKS)} attacks")
+    yield Finding(
+        True if usable else None, "submissions", f"confined by {usable[0]}" if usable else "sdgym/Code-v0 cannot judge programs here: see above"
+    )
+
+
 def doctor() -> None:
     """Check this installation and say how to mend it."""
     from rich.console import Console
@@ -86,7 +100,7 @@ def doctor() -> None:
 
     findings = [*_machine(), *_packages()]
     if all(f.ok is not False for f in findings):
-        findings += [*_torch(), *_zoo()]
+        findings += [*_torch(), *_zoo(), *_sandboxes()]
     table = Table(box=None, show_header=False)
     marks = {True: "[green]ok[/]", False: "[red]bad[/]", None: "[dim]-[/]"}
     for finding in findings:

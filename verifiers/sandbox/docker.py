@@ -124,6 +124,13 @@ class DockerChannel:
         _remove(self._container)
 
 
+def _reason(error: BaseException) -> str:
+    """Return what lies at the bottom of the client's nested errors."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error)[:120]
+
+
 def _remove(container: Any) -> None:
     import docker
 
@@ -152,7 +159,7 @@ class Docker:
             client = docker.from_env(timeout=60)
             client.ping()
         except (docker.errors.DockerException, OSError) as error:
-            return f"no Docker engine answers ({str(error).splitlines()[0][:120]})"
+            return f"no Docker engine answers: {_reason(error)}; start one, or set DOCKER_HOST"
         try:
             client.images.get(image())
         except docker.errors.ImageNotFound:
