@@ -18,7 +18,7 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # weights of 3 MB ne
 import typer
 
 from sdgym import __version__
-from sdgym.commands import algos, compare, doctor, envs, model, run
+from sdgym.commands import algos, compare, doctor, envs, model, run, watch
 from sdgym.errors import SdgymError, UserError
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ app.command("train")(run.train)
 app.command("eval")(run.evaluate)
 app.command("compare")(compare.compare)
 app.command("report")(compare.report)
-app.command("watch")(compare.watch)
+app.command("watch")(watch.watch)
 app.command("doctor")(doctor.doctor)
 app.add_typer(envs.app, name="envs")
 app.add_typer(algos.app, name="algos")

@@ -1,4 +1,4 @@
-"""``sdgym compare``, ``report`` and ``watch``."""
+"""``sdgym compare`` and ``sdgym report``."""
 
 from __future__ import annotations
 
@@ -85,26 +85,3 @@ def report(
         console.print(table)
         console.print()
     typer.echo(f"report: {path}")
-
-
-def watch(
-    folder: Folder,
-    once: Annotated[bool, typer.Option("--once", help="Draw once and exit.")] = False,
-    every: Annotated[float, typer.Option("--every", help="Seconds between looks.", min=0.1)] = 2.0,
-) -> None:
-    """Show the learning curves of running trials in the terminal; Ctrl-C leaves."""
-    import time
-
-    from rich.console import Console
-    from rich.live import Live
-
-    from sdgym.report.terminal import curves
-
-    console = Console()
-    if once:
-        console.print(curves(folder, console.width))
-        return
-    with Live(curves(folder, console.width), console=console, auto_refresh=False) as live:
-        while True:
-            time.sleep(every)
-            live.update(curves(folder, console.width), refresh=True)
