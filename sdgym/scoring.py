@@ -188,7 +188,8 @@ def _logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
 def _entropy(logits: Tensor) -> Tensor:
     """Return the entropies ``[C]`` in nats of ``logits [C, V]``; an impossible token (−inf) adds nothing."""
     finite = logits.clamp(min=torch.finfo(logits.dtype).min)
-    return logits.logsumexp(-1) - torch.linalg.vecdot(logits.softmax(-1), finite)
+    mean: Tensor = torch.linalg.vecdot(logits.softmax(-1), finite)
+    return logits.logsumexp(-1) - mean
 
 
 def _concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

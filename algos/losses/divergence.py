@@ -114,4 +114,5 @@ def floored(teacher_logits: Tensor, ids: Tensor) -> Tensor:
 
 def entropy(logits: Tensor) -> Tensor:
     """Return the entropy in nats of ``logits [..., V]``: ``[...]``."""
-    return logits.logsumexp(-1) - torch.linalg.vecdot(logits.softmax(-1), logits)
+    mean: Tensor = torch.linalg.vecdot(logits.softmax(-1), logits)
+    return logits.logsumexp(-1) - mean
