@@ -109,7 +109,8 @@ def floored(teacher_logits: Tensor, ids: Tensor) -> Tensor:
     direction (SD-Zero's ``zero_outside_topk``; normally unused).
     """
     kept = renormalise(teacher_logits.gather(-1, ids))
-    return torch.full_like(teacher_logits, _FLOOR).scatter(-1, ids, kept)
+    whole: Tensor = torch.full_like(teacher_logits, _FLOOR).scatter(-1, ids, kept)
+    return whole
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -61,6 +62,22 @@ def load_preset(name: str) -> PresetFile:
         tree = merge(dataclasses.asdict(base), tree)
     fields = {"title": "", "paper": "", "config": {}, "run": {}} | tree
     return PresetFile(**fields | {"name": name})
+
+
+@functools.cache
+def value_sources(name: str) -> Mapping[str, str]:
+    """Return dotted setting → where a preset's value comes from: the comment beside it, inherited ones included."""
+    text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    base = re.search(r"^like: (\w+)", text, re.MULTILINE)
+    found = dict(value_sources(base[1])) if base else {}
+    block, section = re.search(r"^config:.*\n((?:  .*\n)*)", text, re.MULTILINE), ""
+    for line in (block[1] if block else "").splitlines():
+        if match := re.match(r"( +)(\w+):(.*?)(?:\s+# (.*))?$", line):
+            indent, key, value, source = match.groups()
+            section = f"{key}." if len(indent) == 2 and not value.strip() else section if len(indent) > 2 else ""
+            if value.strip() and source:
+                found[f"{section}{key}"] = source
+    return found
 
 
 def algorithm_names() -> list[str]:

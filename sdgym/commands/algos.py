@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -44,19 +45,53 @@ def show(name: Annotated[str, typer.Argument(help="An algorithm or preset.", met
     """Show where a method comes from, how it deviates, and every setting it runs with."""
     import yaml
 
-    from sdgym.algos.presets import build_algorithm, load_preset, preset_names
+    from sdgym.algos.presets import build_algorithm, load_preset, preset_names, value_sources
 
-    algorithm = build_algorithm(name)
+    algorithm, known = build_algorithm(name), name in preset_names()
     typer.secho(name, bold=True)
-    if name in preset_names():
+    if known:
         preset = load_preset(name)
-        typer.echo(f"{preset.title}\npaper: {preset.paper or 'none'} · status: {preset.status} · uses: {algorithm.supervision}\n")
-    typer.echo((sys.modules[type(algorithm).__module__].__doc__ or "").strip())
-    typer.secho("\nsettings (change one with --set algo.KEY=VALUE)", bold=True)
-    typer.echo(yaml.safe_dump(algorithm.config.model_dump(mode="json"), sort_keys=False).rstrip())
-    if name in preset_names() and load_preset(name).run:
+        typer.echo(f"{preset.title}\npaper: {preset.paper or 'none'} · status: {preset.status} · uses: {algorithm.supervision}")
+    for axis, value in _axes(algorithm).items():
+        typer.echo(f"{axis}: {value}")
+    typer.echo("\n" + (sys.modules[type(algorithm).__module__].__doc__ or "").strip())
+    typer.secho("\nsettings (change one with --set algo.KEY=VALUE), and where each comes from", bold=True)
+    sources = value_sources(name) if known else {}
+    for line in _settings(algorithm.config.model_dump(mode="json"), sources):
+        typer.echo(line)
+    if known and load_preset(name).run:
         typer.secho("\nthe source's own run settings, for its own model sizes; used only if you pass them", bold=True)
         typer.echo(yaml.safe_dump(dict(load_preset(name).run), sort_keys=False).rstrip())
+
+
+def _axes(algorithm: Any) -> dict[str, str]:
+    """Return where a method stands in the family: what its teacher reads and weighs, its phases, what a world must offer."""
+    weights, phases = algorithm.teacher_weights, list(algorithm.phases)
+    reads = ", ".join(getattr(c, "kind", "") or type(c).__name__ for c in algorithm.conditioners)
+    rate = f" {weights.rate:g}" if weights and weights.kind in ("ema", "trust_region") else ""
+    needs = {algorithm.supervision, *(getattr(c, "needs", "") for c in algorithm.conditioners)} - {"", "none"}
+    passes = [phase.name for phase in phases if phase.rollouts and phase.collect is not None]
+    return {
+        "privileged text": reads or "–",
+        "teacher weights": f"{weights.kind}{rate}" if weights else "–",
+        "phases": ", ".join(f"{p.name} ({p.steps} steps)" if p.steps else p.name for p in phases),
+        "needs": ", ".join(sorted(needs) or ["nothing but rollouts"])
+        + (f"; a second sampling pass in {', '.join(passes)}" if passes else ""),
+    }
+
+
+def _settings(tree: Mapping[str, Any], sources: Mapping[str, str], path: str = "") -> Iterator[str]:
+    """Yield ``key: value   # source`` for every setting, sections indented."""
+    import yaml
+
+    indent = "  " * path.count(".")
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield f"{indent}{key}:"
+            yield from _settings(value, sources, f"{path}{key}.")
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").rstrip()
+            yield f"{f'{indent}{key}: {text}':<40}  # {sources.get(path + key, 'default of sdgym')}"
 
 
 @app.command("new")

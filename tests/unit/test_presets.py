@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import pytest
 import yaml
 
 from sdgym.algos import algorithms
 from sdgym.algos.base import Algorithm, AnnotateContext, Batch, Preset
-from sdgym.algos.presets import FOLDER, algorithm_names, build_algorithm, load_preset, paper_run, preset_names
+from sdgym.algos.presets import FOLDER, algorithm_names, build_algorithm, load_preset, paper_run, preset_names, value_sources
 from sdgym.api import above_paper, settings_tree
 from sdgym.config import make_config
 from sdgym.core import LossTerm
 from sdgym.errors import ConfigError, UnknownNameError
 
 REQUIRED = {"grpo", "dr_grpo", "dapo", "rloo", "gspo", "cispo", "rft", "rft_offline", "opsd", "opsd_v1", "opsd_v3", "sdpo"}
-REQUIRED |= {"sdpo_rich", "sdpo_norich", "sdpo_hybrid", "sharpen"}
+REQUIRED |= {"sdpo_rich", "sdpo_norich", "sdpo_hybrid", "sharpen", "sd_zero", "sd_zero_repo", "sd_zero_paper", "sd_zero_iterative"}
+REQUIRED |= {"sdft", "sdft_paper", "sdft_tinker", "sdft_trl", "sft_reference", "star", "grpo_ema"}
 
 
 def test_all_promised_presets_exist() -> None:
@@ -93,6 +95,22 @@ def test_overrides_change_only_themselves() -> None:
     assert changed.pop("top_k") == 7 and plain.pop("top_k") == 20
     assert changed["policy"].pop("clip_high") == 0.5 and plain["policy"].pop("clip_high") == 0.28
     assert changed == plain
+
+
+def test_sources_of_values_are_inherited_and_replaced_with_the_value() -> None:
+    hybrid = value_sources("sdpo_hybrid")
+    assert hybrid["top_k"] == "Table 12" and hybrid["policy_weight"] == "Eq. 3: λ of the reported hybrid runs"
+    assert hybrid["policy.clip_high"] == "Table 13" and "policy" not in hybrid
+    dapo, grpo = value_sources("dapo"), value_sources("grpo")
+    assert dapo["clip_high"] == "§3.1, clip-higher" != grpo["clip_high"] and dapo["epsilon"] == grpo["epsilon"]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_value_that_a_preset_sets_has_its_source_in_what_is_shown(name: str) -> None:
+    def leaves(tree: Mapping[str, object], path: str = "") -> set[str]:
+        return {p for key, value in tree.items() for p in (leaves(value, f"{path}{key}.") if isinstance(value, dict) else {path + key})}
+
+    assert set(value_sources(name)) == leaves(load_preset(name).config)
 
 
 class OtherConfig(Preset):
