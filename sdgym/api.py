@@ -44,7 +44,7 @@ def make(env_id: str, **kwargs: Any) -> Any:
 
 def train(
     algo: str | None = None,
-    env: str | None = None,
+    env: str | Mapping[str, Any] | None = None,
     *,
     out: str | pathlib.Path | None = None,
     resume: bool = False,
@@ -58,7 +58,7 @@ def train(
 
     Args:
         algo: name of an algorithm or preset.
-        env: environment id.
+        env: environment id, or a mapping of `id` and what the environment is made with (`level`, `split` …).
         out: run folder; default ``runs/<algo>-<environment>-s<seed>``.
         resume: continue the run in ``out``; other arguments may be left out but must not contradict it.
         config: YAML file, below every argument.
@@ -92,7 +92,12 @@ def train(
 
 
 def settings_tree(
-    *, algo: str | None = None, env: str | None = None, config: str | pathlib.Path | None = None, sets: Sequence[str] = (), **settings: Any
+    *,
+    algo: str | None = None,
+    env: str | Mapping[str, Any] | None = None,
+    config: str | pathlib.Path | None = None,
+    sets: Sequence[str] = (),
+    **settings: Any,
 ) -> dict[str, Any]:
     """Merge a YAML file, named settings that are not None, and ``key=value`` strings, in this order."""
     tree = read_yaml(config) if config is not None else {}
