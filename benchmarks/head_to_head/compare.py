@@ -18,6 +18,7 @@ from sdgym.benchmarks.head_to_head.runner import Board, run_all
 from sdgym.benchmarks.head_to_head.starts import measure_starts
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World, choose, load_suite, world_name
 from sdgym.benchmarks.head_to_head.trials import code_hash, make_plan
+from sdgym.benchmarks.head_to_head.trl_settings import missing_features
 from sdgym.benchmarks.head_to_head.tuning import tune_arms
 from sdgym.config import merge
 from sdgym.core import content_hash
@@ -176,6 +177,8 @@ def customise(
     for arm in changed.arms:
         tree = changed.trial_settings(arm, changed.envs[0], 0)
         build_algorithm(tree["algo"]["name"], tree["algo"]["overrides"])
+        if arm.engine == "trl":
+            missing_features(tree)
     return changed
 
 

@@ -16,6 +16,8 @@ from sdgym.benchmarks.head_to_head.expand import declared_contrasts
 from sdgym.benchmarks.head_to_head.lift import lift_files
 from sdgym.benchmarks.head_to_head.runner import Board
 from sdgym.benchmarks.head_to_head.suite import Suite, world_name
+from sdgym.benchmarks.head_to_head.trials import playable
+from sdgym.benchmarks.head_to_head.trl_settings import missing_features
 from sdgym.report.load import DETAILS
 
 
@@ -62,9 +64,19 @@ class Record:
         board = self.board
         return [
             *self.remarks,
+            *self._about_trl(),
             *(f"{trial.name} failed: {why}" for trial, why in board.failed.items()),
             *(f"{trial.name} was run a second time ({why})" for trial, why in board.retried.items() if trial not in board.failed),
         ]
+
+    def _about_trl(self) -> list[str]:
+        suite, told = self.suite, []
+        for arm in suite.arms:
+            if arm.engine == "trl":
+                lost = missing_features(suite.trial_settings(arm, suite.envs[0], 0))
+                told.append(f"{arm.name} is TRL's own trainer with the settings of {arm.algo}; not carried over: {'; '.join(lost)}")
+                told += [f"{arm.name} is left out on {world_name(w)}, which has several turns" for w in suite.envs if not playable(arm, w)]
+        return told
 
     def tree(self) -> dict[str, Any]:
         """Return the record as plain data."""
@@ -84,6 +96,7 @@ class Record:
             "unranked": [arm.name for arm in suite.arms if arm.control_of is not None or is_reconstruction(arm.algo)],
             "lifts": lift_files(suite, self.folder),
             "tuning": self.tuning,
+            "engines": {arm.name: arm.engine for arm in suite.arms if arm.engine != "sdgym"},
             "planned": len(self.board.plan),
         }
 

@@ -15,6 +15,7 @@ import yaml
 
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World
 from sdgym.core import content_hash
+from sdgym.session import make_env
 
 RECORD = "trial.json"
 
@@ -132,11 +133,27 @@ def make_trial(suite: Suite, arm: Arm, world: World, policy: str, seed: int, out
 
 
 def make_plan(suite: Suite, first_seed: int, out: pathlib.Path) -> list[Trial]:
-    """Return all trials, seeds outermost: whatever is cut short has about equally many seeds everywhere."""
+    """Return all trials that can be played, seeds outermost: whatever is cut short has about equally many seeds everywhere."""
     return [
         make_trial(suite, arm, world, policy, first_seed + index, out, index)
         for index in range(suite.seeds)
         for world in suite.envs
         for policy in suite.policies
         for arm in suite.arms
+        if playable(arm, world)
     ]
+
+
+def playable(arm: Arm, world: World) -> bool:
+    """Whether ``arm`` can be run in ``world``: TRL's trainers take one turn per episode."""
+    return arm.engine != "trl" or turns(world.id, json.dumps(world.kwargs, sort_keys=True)) == 1
+
+
+@functools.cache
+def turns(env_id: str, kwargs: str) -> int:
+    """Return the most turns of an environment made with ``kwargs`` (JSON)."""
+    env = make_env(env_id, **json.loads(kwargs))
+    try:
+        return int(env.unwrapped.max_turns)
+    finally:
+        env.close()
