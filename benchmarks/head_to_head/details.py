@@ -16,7 +16,7 @@ from sdgym.benchmarks.head_to_head.expand import declared_contrasts
 from sdgym.benchmarks.head_to_head.lift import lift_files
 from sdgym.benchmarks.head_to_head.runner import Board
 from sdgym.benchmarks.head_to_head.suite import Suite, world_name
-from sdgym.benchmarks.head_to_head.trials import playable
+from sdgym.benchmarks.head_to_head.trials import obstacle
 from sdgym.benchmarks.head_to_head.trl_settings import missing_features
 from sdgym.report.load import DETAILS
 
@@ -64,18 +64,19 @@ class Record:
         board = self.board
         return [
             *self.remarks,
-            *self._about_trl(),
+            *self._left_out(),
             *(f"{trial.name} failed: {why}" for trial, why in board.failed.items()),
             *(f"{trial.name} was run a second time ({why})" for trial, why in board.retried.items() if trial not in board.failed),
         ]
 
-    def _about_trl(self) -> list[str]:
+    def _left_out(self) -> list[str]:
         suite, told = self.suite, []
         for arm in suite.arms:
             if arm.engine == "trl":
                 lost = missing_features(suite.trial_settings(arm, suite.envs[0], 0))
                 told.append(f"{arm.name} is TRL's own trainer with the settings of {arm.algo}; not carried over: {'; '.join(lost)}")
-                told += [f"{arm.name} is left out on {world_name(w)}, which has several turns" for w in suite.envs if not playable(arm, w)]
+            reasons = [(world_name(world), obstacle(suite, arm, world)) for world in suite.envs]
+            told += [f"{arm.name} is left out on {name}: {why}" for name, why in reasons if why is not None]
         return told
 
     def tree(self) -> dict[str, Any]:

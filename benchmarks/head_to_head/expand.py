@@ -44,9 +44,13 @@ def control_arm(arm: Arm, control: Control) -> Arm:
 
 
 def declared_contrasts(suite: Suite) -> list[tuple[str, str]]:
-    """Return the (treatment, control) pairs of an expanded suite: each arm against the baseline, each against its controls."""
+    """Return the (treatment, control) pairs of an expanded suite.
+
+    Each arm against the baseline, against the arms it names, and against its controls.
+    """
     names = {arm.name for arm in suite.arms}
     real = [arm for arm in suite.arms if arm.control_of is None]
-    against = [(arm.name, suite.baseline) for arm in real if suite.baseline in names and arm.name != suite.baseline]
-    own = [(arm.control_of, arm.name) for arm in suite.arms if arm.control_of in names]
-    return [*against, *((a, b) for a, b in own if a is not None)]
+    pairs = [(arm.name, suite.baseline) for arm in real]
+    pairs += [(arm.name, other) for arm in real for other in arm.against]
+    pairs += [(arm.control_of, arm.name) for arm in suite.arms if arm.control_of is not None]
+    return [(a, b) for a, b in dict.fromkeys(pairs) if a != b and {a, b} <= names]

@@ -23,7 +23,7 @@ import yaml
 
 from sdgym.algos.presets import build_algorithm
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite
-from sdgym.benchmarks.head_to_head.trials import code_hash
+from sdgym.benchmarks.head_to_head.trials import code_hash, obstacle
 from sdgym.core import content_hash
 from sdgym.report.lifts import Lift, read_lift
 
@@ -90,7 +90,7 @@ def _wanted(suite: Suite, folder: pathlib.Path) -> Iterator[tuple[Arm, str, path
     for world in suite.envs:
         for policy in suite.policies:
             for arm in suite.arms:
-                if suite.lift_tasks and has_teacher(suite, arm):
+                if suite.lift_tasks and has_teacher(suite, arm) and obstacle(suite, arm, world) is None:
                     settings = suite.trial_settings(arm, world, 0, policy)
                     yield arm, suite.place(world, policy), lift_folder(folder, settings, suite.lift_tasks), settings
 

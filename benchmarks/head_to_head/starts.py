@@ -9,7 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -62,7 +62,7 @@ def measure_starts(suite: Suite, folder: pathlib.Path, cores: int, console: Cons
     """
     waiting = [(world, policy) for world in suite.envs for policy in suite.policies]
     running: list[_Running] = []
-    found, paces, broken = Starts(suite), dict[str, list[Pace]](), set[str]()
+    ended: list[tuple[_Running, str]] = []
     while waiting or running:
         while waiting and len(running) < cores:
             running.append(_start(suite, *waiting.pop(0), folder))
@@ -73,21 +73,31 @@ def measure_starts(suite: Suite, folder: pathlib.Path, cores: int, console: Cons
             for other in (this, *running):
                 other.process.terminate()
             raise
-        place = suite.place(this.world, this.policy)
+        ended.append((this, errors))
         if this.process.returncode == 0:
-            found.records[place] = (this.folder / "eval.jsonl").relative_to(folder).as_posix()
-            paces.setdefault(world_name(this.world), []).append(_pace(this.folder))
-            console.print(f"start on {place}: {_summary(this.folder / 'eval.jsonl')}", markup=False, soft_wrap=True)
-        else:
-            reason = (errors.strip().splitlines() or ["it stopped without a word"])[-1].removeprefix("sdgym: ")
-            broken.add(world_name(this.world))
-            found.notes.append(f"{this.world.id} is left out: {reason}")
-            console.print(found.notes[-1], markup=False, soft_wrap=True)
-    kept = tuple(world for world in suite.envs if world_name(world) not in broken)
-    if not kept:
+            told = f"start on {suite.place(this.world, this.policy)}: {_summary(this.folder / 'eval.jsonl')}"
+            console.print(told, markup=False, soft_wrap=True)
+    return conclude(suite, ended, folder, console)
+
+
+def conclude(suite: Suite, ended: Sequence[tuple[_Running, str]], folder: pathlib.Path, console: Console) -> Starts:
+    """Leave out policies that ran nowhere, then environments that some other policy cannot be run in."""
+    good = [this for this, _ in ended if this.process.returncode == 0]
+    policies = tuple(p for p in suite.policies if any(this.policy == p for this in good)) or suite.policies
+    worlds = tuple(w for w in suite.envs if all(any(this.world == w and this.policy == p for this in good) for p in policies))
+    found = Starts(suite.model_copy(update={"envs": worlds, "policies": policies}))
+    for this, errors in ended:
+        if this.process.returncode:
+            what = this.world.id if this.policy in policies else f"the policy {this.policy!r}"
+            told = f"{what} is left out: {(errors.strip().splitlines() or ['it stopped without a word'])[-1].removeprefix('sdgym: ')}"
+            if told not in found.notes:
+                found.notes.append(told)
+                console.print(told, markup=False, soft_wrap=True)
+        elif this.world in worlds:
+            found.records[found.suite.place(this.world, this.policy)] = (this.folder / "eval.jsonl").relative_to(folder).as_posix()
+    if not worlds:
         raise ConfigError(f"no environment of the suite can be run: {found.notes[0]}")
-    found.suite = suite.model_copy(update={"envs": kept})
-    found.paces = {world_name(world): mean_pace(paces[world_name(world)]) for world in kept}
+    found.paces = {world_name(w): mean_pace([_pace(this.folder) for this in good if this.world == w]) for w in worlds}
     return found
 
 

@@ -32,6 +32,7 @@ class Arm(_Part):
         engine: ``sdgym``, or ``trl`` to let TRL's own trainer do it, set to this algorithm's settings.
         control_of: the arm that this one is a control of, or None; set by :func:`sdgym.benchmarks.head_to_head.expand.expand`.
         controls: controls of this arm, instead of the suite's.
+        against: arms that this one is compared with besides the baseline and its controls.
         tune: dotted key → values that ``--tune`` tries for this arm besides the suite's; the number of trials stays.
     """
 
@@ -41,6 +42,7 @@ class Arm(_Part):
     engine: Literal["sdgym", "trl"] = "sdgym"
     control_of: str | None = None
     controls: tuple[Control, ...] | None = None
+    against: tuple[str, ...] = ()
     tune: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
 
 

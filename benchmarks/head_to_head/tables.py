@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sdgym.benchmarks.head_to_head.predictions import Checked, check, load_predictions
 from sdgym.stats import Contrast, Rank
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def findings(folder: pathlib.Path) -> list[Table]:
         tables.append(contrast_table("Declared contrasts, normalised gain over all environments", found.pooled))
     if found.by_world:
         tables.append(contrast_table("Declared contrasts per environment, success at the end", found.by_world))
-    return tables
+    checked = [c for c in check(load_predictions(), found.pooled) if c.contrast is not None]
+    return [*tables, prediction_table(checked)] if checked else tables
 
 
 def ranking_table(kind: str, rows: Sequence[Rank]) -> Table:
@@ -53,10 +55,19 @@ def contrast_table(title: str, rows: Sequence[Contrast]) -> Table:
     return table
 
 
+def prediction_table(rows: Sequence[Checked]) -> Table:
+    """Return what the papers lead one to expect beside what was found."""
+    table = _table("Predictions (benchmarks/predictions.yaml)", "contrast", "expected", "found", "result", "source")
+    for row in rows:
+        p, d = row.prediction, row.contrast.difference if row.contrast else None
+        table.add_row(f"{p.treatment} − {p.control}", p.expect, "" if d is None else f"{d.mean:+.3f}", row.result, p.source)
+    return table
+
+
 def _table(title: str, *names: str) -> Table:
     from rich.table import Table as RichTable
 
     table = RichTable(title=title, title_justify="left", box=None, header_style="bold", title_style="bold")
     for name in names:
-        table.add_column(name, justify="left" if name in ("method", "contrast", "verdict") else "right")
+        table.add_column(name, justify="left" if name in ("method", "contrast", "verdict", "result", "source", "expected") else "right")
     return table

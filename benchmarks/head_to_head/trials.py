@@ -13,9 +13,12 @@ from typing import Any
 
 import yaml
 
+from sdgym.algos.presets import build_algorithm
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World
+from sdgym.config import RunConfig, make_config
 from sdgym.core import content_hash
-from sdgym.session import make_env
+from sdgym.errors import ConfigError
+from sdgym.session import DEFAULT_GROUP_SIZE, make_env, turn_limit
 
 RECORD = "trial.json"
 
@@ -140,20 +143,38 @@ def make_plan(suite: Suite, first_seed: int, out: pathlib.Path) -> list[Trial]:
         for world in suite.envs
         for policy in suite.policies
         for arm in suite.arms
-        if playable(arm, world)
+        if obstacle(suite, arm, world) is None
     ]
 
 
-def playable(arm: Arm, world: World) -> bool:
-    """Whether ``arm`` can be run in ``world``: TRL's trainers take one turn per episode."""
-    return arm.engine != "trl" or turns(world.id, json.dumps(world.kwargs, sort_keys=True)) == 1
+def obstacle(suite: Suite, arm: Arm, world: World) -> str | None:
+    """Return why ``arm`` cannot be run in ``world`` (an algorithm's own check, or TRL's single turns), or None."""
+    settings = suite.trial_settings(arm, world, 0)
+    return _obstacle(json.dumps({name: settings[name] for name in CHECKED}, sort_keys=True), arm.engine)
+
+
+CHECKED = ("algo", "env", "steps", "tasks_per_step", "group_size", "sampling")
 
 
 @functools.cache
-def turns(env_id: str, kwargs: str) -> int:
-    """Return the most turns of an environment made with ``kwargs`` (JSON)."""
-    env = make_env(env_id, **json.loads(kwargs))
+def _obstacle(settings: str, engine: str) -> str | None:
+    config = make_config(json.loads(settings))
+    env = make_env(config.env.id, **config.env.kwargs)
     try:
-        return int(env.unwrapped.max_turns)
+        if engine == "trl" and env.unwrapped.max_turns > 1:
+            return f"TRL's trainers play one turn, and {config.env.id} has up to {env.unwrapped.max_turns}"
+        check_fit(build_algorithm(config.algo.name, config.algo.overrides), env, config)
+    except ConfigError as error:
+        return str(error)
     finally:
         env.close()
+    return None
+
+
+def check_fit(algorithm: Any, env: Any, config: RunConfig) -> None:
+    """Raise :class:`ConfigError` where an algorithm refuses an environment, as a run would before its first rollout."""
+    limit = config.sampling.max_tokens or turn_limit(env, str(getattr(env.unwrapped, "level", "")))
+    group = config.group_size or algorithm.group_size or DEFAULT_GROUP_SIZE
+    sampling = {**config.sampling.model_dump(), "max_tokens": limit}
+    settings = {"group_size": group, "tasks_per_step": config.tasks_per_step, "sampling": sampling, "steps": config.steps}
+    algorithm.validate(env.unwrapped, settings)

@@ -16,7 +16,7 @@ from typing import Any
 from sdgym.algos.presets import build_algorithm
 from sdgym.benchmarks.head_to_head.runner import Board, run_all
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, world_name
-from sdgym.benchmarks.head_to_head.trials import Trial, make_trial
+from sdgym.benchmarks.head_to_head.trials import Trial, make_trial, obstacle
 from sdgym.config import merge, nest
 from sdgym.errors import ConfigError
 from sdgym.report.load import read_lines, scores_of
@@ -82,7 +82,7 @@ def plan(suite: Suite, out: pathlib.Path) -> list[Candidate]:
     """
     found = []
     for world in suite.envs:
-        for arm in suite.arms:
+        for arm in (arm for arm in suite.arms if obstacle(suite, arm, world) is None):
             for number, settings in enumerate(candidates(suite, arm)):
                 changed = arm.model_copy(
                     update={"settings": merge(merge(arm.settings, settings), {"eval": {"test_tasks": 0}, "log": {"trajectories_every": 0}})}
@@ -108,6 +108,8 @@ def tune_arms(suite: Suite, out: pathlib.Path, cores: int, notice: Callable[[str
     for world in suite.envs:
         for arm in suite.arms:
             mine = [c for c in tried if (c.arm, c.world) == (arm.name, world_name(world))]
+            if not mine:
+                continue
             scored = [(c, c.success) for c in mine if c.trial in board.finished]
             best = max((s for _, s in scored if s is not None), default=None)
             chosen = next((c for c, s in scored if s is not None and s == best), mine[0])

@@ -53,6 +53,21 @@ class Contrast:
             return "higher" if d.low > 0 else "lower"
         return "no difference shown"
 
+    def reversed(self) -> Contrast:
+        """Return control − treatment."""
+        return dataclasses.replace(
+            self,
+            treatment=self.control,
+            control=self.treatment,
+            difference=_turned(self.difference, 0.0),
+            improvement=_turned(self.improvement, 1.0),
+        )
+
+
+def _turned(value: Estimate, total: float) -> Estimate:
+    low, high = (None if bound is None else total - bound for bound in (value.high, value.low))
+    return Estimate(value.n, total - value.mean, low, high)
+
 
 @dataclasses.dataclass(frozen=True)
 class Rank:

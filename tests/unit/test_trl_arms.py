@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sdgym.benchmarks.head_to_head.suite import Arm, World
-from sdgym.benchmarks.head_to_head.trials import playable
+from sdgym.benchmarks.head_to_head.suite import Suite
+from sdgym.benchmarks.head_to_head.trials import obstacle
 from sdgym.benchmarks.head_to_head.trl_settings import ALWAYS, missing_features, translate
 from sdgym.config import make_config
 from sdgym.errors import ConfigError
@@ -74,9 +74,12 @@ def test_what_trl_has_no_trainer_for_is_refused() -> None:
 
 
 def test_worlds_of_several_turns_are_left_out() -> None:
-    trl, own = Arm(name="t", algo="grpo", engine="trl"), Arm(name="o", algo="grpo")
-    math, sokoban = World(id="sdgym/Math-v0", kwargs={"level": "tiny"}), World(id="sdgym/Sokoban-v0", kwargs={"mode": "multi_turn"})
-    assert playable(trl, math) and playable(own, sokoban) and not playable(trl, sokoban)
+    worlds = [{"id": "sdgym/Math-v0", "kwargs": {"level": "tiny"}}, {"id": "sdgym/Sokoban-v0", "kwargs": {"mode": "multi_turn"}}]
+    arms = [{"name": "theirs", "algo": "grpo", "engine": "trl"}, {"name": "ours", "algo": "grpo"}]
+    suite = Suite.model_validate({"title": "t", "arms": arms, "envs": worlds})
+    (theirs, ours), (math, sokoban) = suite.arms, suite.envs
+    assert obstacle(suite, theirs, math) is None and obstacle(suite, ours, sokoban) is None
+    assert "play one turn" in (obstacle(suite, theirs, sokoban) or "")
 
 
 @pytest.mark.slow
