@@ -23,6 +23,7 @@ from sdgym.benchmarks.head_to_head.tuning import tune_arms
 from sdgym.config import merge
 from sdgym.core import content_hash
 from sdgym.errors import ConfigError, RunFolderError
+from sdgym.model_store import EMBEDDED
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,7 +94,7 @@ def run_suite(
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     tell(announcement(chosen, cores, folder))
-    tell(f"estimated {core_hours(chosen, None, tune, lifts):.1f} core-hours on a machine like the one the estimate was made on")
+    tell(estimate_line(chosen, tune, lifts))
     began = time.monotonic()
     starts = measure_starts(chosen, folder, cores, console)
     chosen, fewer = fit_steps(starts.suite, starts.paces, cores)
@@ -123,6 +124,13 @@ def announcement(suite: Suite, cores: int, folder: pathlib.Path) -> str:
     if suite.time_budget is None:
         parts.append(f"{suite.seeds} seeds")
     return f"{suite.title}: {' × '.join(parts)}, {cores} trials at a time, in {folder}"
+
+
+def estimate_line(suite: Suite, tune: bool, lifts: int) -> str:
+    """Return what the comparison will cost, as far as it can be known before anything has run."""
+    if not set(suite.policies) <= set(EMBEDDED):
+        return "core-hours can be estimated once the start has been measured: only the embedded policies have a recorded pace"
+    return f"estimated {core_hours(suite, None, tune, lifts):.1f} core-hours, at the pace of one thread of a busy two-core machine"
 
 
 def wide_console() -> Console:

@@ -112,12 +112,12 @@ class Suite(_Part):
     @pydantic.model_validator(mode="after")
     def _distinct(self) -> Suite:
         for what, names in (
-            ("arm", [a.name for a in self.arms]),
-            ("environment", [world_name(w) for w in self.envs]),
-            ("policy", [policy_name(p) for p in self.policies]),
+            ("an arm", [a.name for a in self.arms]),
+            ("an environment", [world_name(w) for w in self.envs]),
+            ("a policy", [policy_name(p) for p in self.policies]),
         ):
             if len(set(names)) < len(names):
-                raise ValueError(f"names an {what} twice: {', '.join(sorted(names))}")
+                raise ValueError(f"names {what} twice: {', '.join(sorted(names))}")
         if self.budget is not None and self.time_budget is not None:
             raise ValueError("takes either a budget of sampled tokens or a time_budget, not both")
         return self
