@@ -51,15 +51,18 @@ class ContextSettings(Preset):
     Attributes:
         control: ``none`` for the real text, or a control P0–P3.
         slot_tokens, overflow: budget of the privileged text, and what happens beyond it.
+        teacher_thinking: thinking on or off in the teacher's template; None leaves it as the student's (the run's ``thinking``).
     """
 
     control: Literal["none", "P0", "P1", "P2", "P3"] = "none"
     slot_tokens: PositiveInt | None = None
     overflow: Literal["drop", "head", "tail"] = "drop"
+    teacher_thinking: bool | None = None
 
     def conditioner_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of a conditioner."""
-        return {"control": self.control, "slot_tokens": self.slot_tokens, "overflow": self.overflow}
+        slot = {"slot_tokens": self.slot_tokens, "overflow": self.overflow}
+        return {"control": self.control, "thinking": self.teacher_thinking, **slot}
 
 
 class DistillSettings(Preset):

@@ -90,16 +90,15 @@ class VPD(Algorithm):
 
     def refine(self, batch: Batch, context: AnnotateContext) -> list[LossTerm]:
         """Return the E-step: successes and failures, each told its C, against the student as prior."""
-        own = {"weights": "policy", "grad": True, "provenance": "reprompted"}
-        told = [views and [dataclasses.replace(v, **own) for v in views] for views in self.conditioner.views(batch, context)]
+        teachers = self.conditioner.views(batch, context)
+        told = [v and [dataclasses.replace(x, weights="policy", grad=True, provenance="reprompted") for x in v] for v in teachers]
         prior = [[dataclasses.replace(v, grad=False, kind="prior") for v in student_views(batch, i)] for i in range(len(batch.rows))]
-        sides = []
-        for label in (1, -1):
-            rows = [i for i in usable_rows(batch) if batch.rows[i].success == (label > 0)]
-            sides.append(build_items(batch, context, rows, views=told, references=[prior], label=label, ratios=False))
+        good, bad = ([i for i in usable_rows(batch) if batch.rows[i].success is success] for success in (True, False))
+        accepted = build_items(batch, context, good, views=told, references=[prior], label=1, ratios=False)
+        rejected = build_items(batch, context, bad, views=told, references=[prior], label=-1, ratios=False)
         c = self.config
         spare = self.shift if c.one_sided else None
-        terms, shift = bco_terms(*sides, context, beta=c.beta, length=c.e_length, coefficient=c.e_weight, shift=spare)
+        terms, shift = bco_terms(accepted, rejected, context, beta=c.beta, length=c.e_length, coefficient=c.e_weight, shift=spare)
         self.shift = self.shift if shift is None else shift
         return terms
 

@@ -27,7 +27,7 @@ class ChatFormat:
 
     Attributes:
         tokenizer: the Hugging Face tokenizer.
-        enable_thinking: passed to the template when not None.
+        enable_thinking: passed to the template when not None; see :meth:`thinking`.
         end_ids: tokens that end an assistant turn; the template's own comes first.
 
     Raises:
@@ -45,7 +45,19 @@ class ChatFormat:
         words = sorted((w for w in map(self._word, self._special) if w), key=lambda w: (-len(w), w))
         self._special_pattern = re.compile("|".join(map(re.escape, words))) if words else None
         self._encode_cached = lru_cache(maxsize=4096)(self._encode)
+        self._modes: dict[bool, ChatFormat] = {}
         self.end_ids = self._find_end_ids(end_ids)
+
+    def thinking(self, enabled: bool | None) -> ChatFormat:
+        """Return this format with the template's thinking switched on or off; None leaves it as it is.
+
+        Off, a template that opens a think block all the same gets it closed at once, so that the answer follows.
+        """
+        if enabled is None or enabled is self.enable_thinking:
+            return self
+        if enabled not in self._modes:
+            self._modes[enabled] = ChatFormat(self.tokenizer, enabled, self.end_ids)
+        return self._modes[enabled]
 
     def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> np.ndarray:
         """Return int64 ``[L]``: the whole conversation, ending where the assistant's next turn begins."""
@@ -103,10 +115,13 @@ class ChatFormat:
             options["tools"] = [dict(t) for t in tools]
         safe = [self._neutral(dict(m)) for m in messages]
         try:
-            return str(self.tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=generation, **options))
+            text = str(self.tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=generation, **options))
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             roles = ", ".join(m["role"] for m in messages)
             raise PolicyError(f"the chat template of {self._name} refuses a conversation of roles [{roles}]: {error}") from error
+        if generation and self.enable_thinking is False and text.rstrip().endswith("<think>"):
+            text = text.rstrip() + "\n\n</think>\n\n"
+        return text
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)

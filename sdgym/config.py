@@ -174,6 +174,8 @@ class RunConfig(Section):
         steps: rollout batches, at most where there is a ``budget``.
         tasks_per_step, group_size: P and G. ``group_size`` None takes the algorithm's own, else 8.
         max_resamples: further batches of tasks drawn per step while an algorithm rejects groups.
+        thinking: thinking on or off in the student's chat template, where it has such a switch; None leaves the
+            template's own default. A teacher's side is the algorithm's ``teacher_thinking``.
         scheduler: ``deterministic`` is the only one that promises equal bits.
         max_live: episodes in flight at once (environments kept alive, slots of the sampler).
     """
@@ -190,6 +192,7 @@ class RunConfig(Section):
     tasks_per_step: PositiveInt = 32
     group_size: PositiveInt | None = None
     max_resamples: NonNegativeInt = 3
+    thinking: bool | None = None
     scheduler: Literal["deterministic"] = "deterministic"
     max_live: PositiveInt = 256
     sampling: SamplingConfig = SamplingConfig()

@@ -95,7 +95,7 @@ class Session:
         if not hasattr(self.env.unwrapped, "tasks"):
             raise ConfigError(f"the environment {config.env.id!r} has no tasks(): sdgym trains on subclasses of sdgym.TextEnv")
         self.device = pick_device(config.device)
-        self.policy = Policy.load(config.model, self.device, "float32", config.threads)
+        self.policy = Policy.load(config.model, self.device, "float32", config.threads, config.thinking)
         self._check_prompt()
         self.ledger = Ledger(parameters=sum(p.numel() for p in self.policy.model.parameters()))
         self.sampler = make_sampler(self.policy, config.max_live)

@@ -48,6 +48,7 @@ class Conditioner:
         slot_tokens: longest privileged text, in tokens; None means what the context leaves.
         overflow: what happens to a longer text: the row drops out, or its ``head`` / ``tail`` is kept.
             The frame and the generation marker are never cut.
+        thinking: thinking on or off in the teacher's template; None leaves it as the student's. P0 always reads as the student.
 
     Raises:
         UnknownNameError: an unknown control.
@@ -63,13 +64,14 @@ class Conditioner:
         pool: str = "trained",
         slot_tokens: int | None = None,
         overflow: Overflow = "drop",
+        thinking: bool | None = None,
     ) -> None:
         if control not in CONTROLS:
             raise UnknownNameError("control", str(control), CONTROLS)
         if overflow not in ("drop", "head", "tail"):
             raise ConfigError(f"overflow must be drop, head or tail, not {overflow!r}")
         self.control, self.paraphrase, self.pool = control, paraphrase, pool
-        self.slot_tokens, self.overflow = slot_tokens, overflow
+        self.slot_tokens, self.overflow, self.thinking = slot_tokens, overflow, thinking
 
     def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
         """Return what the teacher of row ``index`` is told, or None if there is nothing to say."""
@@ -107,9 +109,10 @@ class Conditioner:
         told, cut = self._fit_slot(told, context)
         sections = self._sections(row, told, context)
         views, start = [], 0
+        chat = context.chat.thinking(None if self.control == "P0" else self.thinking)
         for number, segment in enumerate(row.segments):
             messages = with_block(row.task.messages, sections, pool=self.pool) + history_before(row, number)
-            prefix = context.chat.prompt_ids(messages)
+            prefix = chat.prompt_ids(messages)
             tokens = segment.ids[segment.prompt_length :]
             if len(prefix) + len(tokens) > context.max_context:
                 return None

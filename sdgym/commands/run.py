@@ -120,7 +120,7 @@ def measure(run: RunConfig, episodes: int, split: str, seed: int) -> tuple[EvalR
 
     kwargs = {k: v for k, v in run.env.kwargs.items() if k != "split"}
     make_env(run.env.id, **kwargs, split=split).close()  # a wrong name is told before the model is loaded
-    policy = Policy.load(run.model, pick_device(run.device), "float32", run.threads)
+    policy = Policy.load(run.model, pick_device(run.device), "float32", run.threads, run.thinking)
     started = time.monotonic()
     report = on_tasks(
         policy,
