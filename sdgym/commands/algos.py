@@ -76,7 +76,7 @@ def _axes(algorithm: Any) -> dict[str, str]:
         "teacher weights": f"{weights.kind}{rate}" if weights else "–",
         "phases": ", ".join(f"{p.name} ({p.steps} steps)" if p.steps else p.name for p in phases),
         "needs": ", ".join(sorted(needs) or ["nothing but rollouts"])
-        + (f"; a second sampling pass in {', '.join(passes)}" if passes else ""),
+        + (f"; a pass over its rollouts before the update in {', '.join(passes)}" if passes else ""),
     }
 
 
