@@ -151,7 +151,7 @@ class Phase:
     """One stretch of training.
 
     Attributes:
-        name: for logs and metrics.
+        name: for people; the metric log has the phase's number, ``algo/phase``, where there are several.
         annotate: the objective of this phase.
         rollouts: whether each step collects new rollouts; if not, ``annotate`` gets an empty batch and
             takes rows from the algorithm's own pool.

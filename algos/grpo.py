@@ -3,7 +3,7 @@
 Paper: DeepSeekMath, arXiv 2402.03300, Eq. 3; DAPO 2503.14476; Dr.GRPO 2503.20783; GSPO 2507.18071; CISPO 2506.13585.
     A_i = (r_i − μ_g) / (σ_g + ε),     L = −min(w·A, clip(w, 1−ε_l, 1+ε_h)·A) + β·KL(π_θ‖π_ref)
 Status: code-read (verl, TRL 1.16); GSPO's clip range is quoted from memory.
-Deviations: 1. β = 0 by default, as in TRL 1.16 and verl; the paper has 0.04. 2. Groups are compared turn by turn with
+Deviations: 1. β = 0 by default, as in TRL 1.16 and verl; the paper has 0.04 and a reference that ``reference=ema`` lets move. 2. Groups are compared turn by turn with
 ``credit: turn``; the papers are single-turn. 3. The overlong cache is a share of the token limit, so that it fits
 every environment; DAPO's 4,096 of 20,480 tokens is a fifth. 4. A row that could not be graded leaves the group.
 5. Dynamic sampling judges the environment's reward, before overlong shaping.

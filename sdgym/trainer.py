@@ -130,7 +130,7 @@ class Trainer:
         s, started = self.session, time.monotonic()
         phase, number = self._phase()
         kept, drawn = self._collect() if phase.rollouts else ([], [])
-        reported: dict[str, float] = {}
+        reported = {"phase": float(self.phases.index(phase))} if len(self.phases) > 1 else {}
         context = self._context(reported)
         buffer = RolloutBuffer(kept)
         if phase.collect is not None and (kept or not phase.rollouts):

@@ -165,6 +165,7 @@ def test_an_interleaved_objective_has_its_own_updates_on_the_same_rollouts(model
     assert [("loss/side" in line, "extra/train/grad_norm" in line) for line in metrics] == [
         (due, due) for due in (False, False, True, False, True)
     ]
+    assert [line["algo/phase"] for line in metrics] == [0, 0, 1, 1, 1]
     assert all("loss/main" in line and "train/grad_norm" in line for line in metrics)
     assert metrics[2]["train/grad_norm"] != metrics[2]["extra/train/grad_norm"]
 

@@ -166,6 +166,15 @@ def test_the_distillation_loss_is_the_written_out_divergence(preset: str) -> Non
     assert Interpreter(POLICY, TEACHER).objective(terms).item() == pytest.approx(total / count, rel=1e-9)
 
 
+def test_phase_two_is_opsd_with_the_attempt_and_its_phrase_as_privileged_context() -> None:
+    settings = {"divergence": "jensen_shannon", "support": "full"}
+    opsd = build_algorithm("opsd_v1", settings)
+    opsd.conditioners = (SelfRevision(Cues()),)
+    mine, theirs = (a.annotate(batch(), Interpreter(POLICY, TEACHER).context(CHAT)) for a in (build_algorithm("sd_zero", settings), opsd))
+    for a, b in zip(*(Interpreter(POLICY, TEACHER).gradient(terms) for terms in (mine, theirs)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_labels_split_right_from_wrong() -> None:
     (term,) = build_algorithm("sd_zero").annotate(batch(), Interpreter(POLICY).context(CHAT))
     assert [(item.view.row, item.label) for item in term.items] == [(0, 1), (1, -1), (2, -1), (4, -1)]
@@ -311,13 +320,13 @@ def test_joint_and_sequential_losses_are_the_papers_likelihoods() -> None:
     for e in joint.pool.entries:
         ids = np.concatenate([e.prompt, e.attempt, e.phrase, e.revised])
         for k, start in enumerate((len(e.prompt), len(ids) - len(e.revised))):
-            sums[k] -= float(POLICY.logprobs(ids, np.arange(start, len(ids))).sum())
+            sums[k] -= float(POLICY.logprobs(ids, np.arange(start, len(ids))).sum().detach())
             counts[k] += len(ids) - start
     assert interpreter.objective(terms).item() == pytest.approx((sums / counts).sum(), rel=1e-9)
     (only,) = staged.train_on_pool(empty, interpreter.context(CHAT), "revision")
     first = staged.pool.stage("revision")[0]
     ids = np.concatenate([first.prompt, first.attempt, first.phrase, first.revised])
-    expected = -float(POLICY.logprobs(ids, np.arange(len(ids) - len(first.revised), len(ids))).mean())
+    expected = -float(POLICY.logprobs(ids, np.arange(len(ids) - len(first.revised), len(ids))).mean().detach())
     assert len(only.items) == 1 and interpreter.objective([only]).item() == pytest.approx(expected, rel=1e-9)
 
 
