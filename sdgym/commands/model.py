@@ -69,8 +69,8 @@ def pretrain(
     from sdgym.benchmarks.pretrain_tiny.train import pretrain as build
 
     chosen = named_recipe(recipe) if recipe else recipe_for(out.name, _checked(env or [], level), level)
-    given = {key: value for key, value in {"steps": steps, "seed": seed}.items() if value is not None}
-    chosen = dataclasses.replace(chosen, threads=threads, **given)
+    steps, seed = chosen.steps if steps is None else steps, chosen.seed if seed is None else seed
+    chosen = dataclasses.replace(chosen, threads=threads, steps=steps, seed=seed)
     build(chosen, out, out.with_name(f"{out.name}.work"))
     typer.echo(f"policy {out}; measure it with: sdgym eval --model {out} --env {chosen.envs[0][0]} --level {chosen.level}")
 
