@@ -17,13 +17,13 @@ import math
 import re
 from typing import Any
 
-MAX_CHARS, MAX_DEPTH, MAX_VALUES, MAX_BROKEN = 32_000, 12, 100, 8
+MAX_CHARS, MAX_DEPTH, MAX_VALUES = 32_000, 12, 100
 COMPLETE = "supervisor.complete_task"
 
 _THOUGHT = re.compile(r"^.*</think>", re.S)
 _NATIVE = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.S)
-_OPENING = re.compile(r"[{\[]")
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]', re.S)
+_OPENING = re.compile(r'\{\s*"|\[\s*\{')
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[{}\[\]]', re.S)  # possessive: a text that never ends costs one pass
 _NAMES, _ARGS = ("tool", "name"), ("args", "arguments", "parameters")
 
 
@@ -60,22 +60,19 @@ def parse_calls(action: str, limit: int) -> list[ToolCall]:
 
 
 def _values(text: str) -> list[Any]:
-    """Return the JSON objects, and the lists of objects, in a text; other brackets are prose."""
+    """Return the JSON objects, and the lists of objects, in a text; brackets that do not open one are prose."""
     values: list[Any] = []
-    at, problem, broken = 0, "", 0
-    while broken < MAX_BROKEN and len(values) <= MAX_VALUES and (found := _OPENING.search(text, at)):
+    at = 0
+    while len(values) <= MAX_VALUES and (found := _OPENING.search(text, at)):
         _bound_depth(text, found.start())
         try:
             value, at = _DECODER.raw_decode(text, found.start())
         except ValueError as error:
             where = f" at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else ""
-            problem = problem or f"the JSON is broken{where}: {str(error).split(':')[0]}"
-            at, broken = found.start() + 1, broken + 1
-            continue
-        if isinstance(value, dict) or (value and all(isinstance(item, dict) for item in value)):
-            values.append(value)
+            raise CallSyntaxError(f"the JSON is broken{where}: {str(error).split(':')[0]}") from None
+        values.append(value)
     if not values:
-        raise CallSyntaxError(problem or "there is no JSON object in it")
+        raise CallSyntaxError("there is no JSON object in it")
     return values
 
 
@@ -113,6 +110,8 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse, parse_int=_integer, parse_fl
 def _calls(value: Any) -> list[ToolCall]:
     if isinstance(value, list):
         return [call for item in value for call in _calls(item)]
+    if not isinstance(value, dict):
+        raise CallSyntaxError("a call is a JSON object")
     inner = value.get("function")
     if isinstance(inner, dict):
         return _calls(inner)

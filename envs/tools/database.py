@@ -84,7 +84,7 @@ class Database:
         """Return the rows of a query as plain dictionaries, values as stored."""
         cursor = self._connection.execute(sql, values)
         names = [d[0] for d in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        return [dict(zip(names, row, strict=False)) for row in cursor.fetchall()]
 
     def scalar(self, sql: str, *values: Any) -> Any:
         """Return the first value of the first row, or None."""

@@ -15,7 +15,7 @@ from sdgym.envs.tools.calls import CallSyntaxError, parse_calls
 from sdgym.envs.tools.database import Change
 from sdgym.envs.tools.families.base import Case, start
 from sdgym.envs.tools.session import call_api
-from sdgym.envs.tools.tiny import SHOWN
+from sdgym.envs.tools.tiny import SHOWN, TOLD
 from sdgym.envs.tools.world import World
 
 CALLS = 4
@@ -99,7 +99,7 @@ def _row_part(case: Case, mine: int, right: int | None) -> str:
     if mine not in rows or right not in rows:
         return "wrong row"
     table, tried = rows[mine]
-    wrong = [(column, tried[column], rows[right][1][column]) for column in SHOWN[table]]
+    wrong = [(column, tried[column], rows[right][1][column]) for column in TOLD.get(table, SHOWN[table])]
     return "wrong row: " + ", ".join(_direction(column, have, want) for column, have, want in wrong if have != want)
 
 

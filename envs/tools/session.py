@@ -146,7 +146,7 @@ def call_api(episode: Episode, apps: Mapping[str, App], tool: str, args: Json, u
     try:
         api = find_api(apps, tool)
         given = dict(args)
-        if api.auth and not episode.signed_in:
+        if api.auth:
             _authorise(episode, api, given.pop("access_token", None))
         bound = api.bind(given)
         call = Call(episode, api.app, apps, user)
@@ -177,6 +177,8 @@ def find_api(apps: Mapping[str, App], tool: str) -> Api:
 
 
 def _authorise(episode: Episode, api: Api, token: Any) -> None:
+    if episode.signed_in:
+        return
     if token is None:
         raise ApiError(401, f"{api.tool} needs an access_token: call {api.app}.login first and pass the token it returns")
     owner = episode.tokens.get(token) if isinstance(token, str) else None

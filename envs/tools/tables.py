@@ -65,5 +65,6 @@ class Table:
         """Turn stored values into JSON types, in place, and return the row."""
         for name, kind in self._special:
             if name in row:
-                row[name] = bool(row[name]) if kind == "bool" else json.loads(row[name])
+                value = row[name]
+                row[name] = bool(value) if kind == "bool" else [] if value == "[]" else json.loads(value)
         return row

@@ -34,7 +34,9 @@ SHOWN: dict[str, tuple[str, ...]] = {
     REQUEST.name: ("requester", "amount"),
     NOTE.name: ("title", "tags"),
 }
-"""The columns on the screen; feedback speaks of them."""
+"""The columns on the screen."""
+TOLD: dict[str, tuple[str, ...]] = {ITEM.name: ("due",)}
+"""The columns that feedback speaks of, where not all: titles of tasks are mere names."""
 RIGHT = (0.62, 0.34, 0.14)
 """P(right) of the novice before slips, by ``ease``."""
 SHARES = (0.62, 0.26, 0.12)

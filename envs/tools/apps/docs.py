@@ -28,12 +28,12 @@ def apis(call: Call, app: Short) -> Json:
 
 
 @docs.api
-def show(call: Call, tool: Short) -> Json:
+def show(call: Call, api: Short) -> Json:
     """Show the arguments of an API as a JSON schema.
 
-    tool: its name, for example mail.list
+    api: its name, for example mail.list
     """
-    function: Json = find_api(call.apps, tool).schema()["function"]
+    function: Json = find_api(call.apps, api).schema()["function"]
     return function
 
 
