@@ -18,6 +18,7 @@ from sdgym.benchmarks.head_to_head.runner import Board
 from sdgym.benchmarks.head_to_head.suite import Suite, world_name
 from sdgym.benchmarks.head_to_head.trials import obstacle
 from sdgym.benchmarks.head_to_head.trl_settings import missing_features
+from sdgym.benchmarks.head_to_head.tuning import settings_text
 from sdgym.report.load import DETAILS
 
 
@@ -65,6 +66,7 @@ class Record:
         return [
             *self.remarks,
             *self._left_out(),
+            *self._tuned(),
             *(f"{trial.name} failed: {why}" for trial, why in board.failed.items()),
             *(f"{trial.name} was run a second time ({why})" for trial, why in board.retried.items() if trial not in board.failed),
         ]
@@ -78,6 +80,16 @@ class Record:
             reasons = [(world_name(world), obstacle(suite, arm, world)) for world in suite.envs]
             told += [f"{arm.name} is left out on {name}: {why}" for name, why in reasons if why is not None]
         return told
+
+    def _tuned(self) -> list[str]:
+        cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for run in self.tuning:
+            cells.setdefault((run["arm"], run["world"]), []).append(run)
+        return [
+            f"{arm} on {world} was tuned with {len(runs)} trials on val, which sampled {sum(run['sampled_tokens'] for run in runs)} tokens; "
+            f"it runs with {settings_text(next(run['settings'] for run in runs if run['chosen']))}"
+            for (arm, world), runs in cells.items()
+        ]
 
     def tree(self) -> dict[str, Any]:
         """Return the record as plain data."""

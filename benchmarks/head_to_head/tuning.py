@@ -114,7 +114,7 @@ def tune_arms(suite: Suite, out: pathlib.Path, cores: int, notice: Callable[[str
             best = max((s for _, s in scored if s is not None), default=None)
             chosen = next((c for c, s in scored if s is not None and s == best), mine[0])
             tuned[f"{world_name(world)}/{arm.name}"] = dict(chosen.settings)
-            told = ", ".join(f"{key}={value}" for key, value in leaves(chosen.settings)) or "its own settings"
+            told = settings_text(chosen.settings)
             notice(
                 f"tuning {arm.name} on {world_name(world)}: {told} ({'no run finished' if best is None else f'val {best:.3f}'}, {len(mine)} trials)"
             )
@@ -132,6 +132,11 @@ def _record(candidate: Candidate, chosen: bool, out: pathlib.Path) -> dict[str, 
         "sampled_tokens": candidate.sampled_tokens,
         "chosen": chosen,
     }
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Return what a candidate changed, for people."""
+    return ", ".join(f"{key}={value}" for key, value in leaves(settings)) or "its own settings"
 
 
 def leaves(tree: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:

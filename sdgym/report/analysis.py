@@ -62,8 +62,9 @@ class Analysis:
 
     Attributes:
         rankings: per class of supervision; controls and reconstructions are not in them.
-        pooled: declared contrasts over all worlds, one Holm family.
-        by_world: the same per world, one further family.
+        pooled: declared contrasts over all worlds. Each arm against the baseline is one Holm family; each arm against
+            its controls and whatever else it names is a family of its own.
+        by_world: the same per world, with the worlds of a contrast in its family.
         profiles: one per arm.
         agreements: ``(first, second, τ)`` between the rankings of worlds and of policies.
         curves: one per arm and place.
@@ -106,18 +107,26 @@ def analyse(folder: pathlib.Path, runs: Sequence[Run], details: Mapping[str, Any
         return None
     cells = build_cells(scored)
     design = Design(cells)
-    declared = [(a, b) for a, b in details["contrasts"]]
+    families = contrast_families([(a, b) for a, b in details["contrasts"]], details.get("baseline", ""))
     supervision = {run.arm: run.supervision for run in runs}
     ranked = [arm for arm in details["order"] if arm in design.arms and arm not in details.get("unranked", [])]
     classes = dict.fromkeys(supervision[arm] for arm in ranked)
     return Analysis(
         {kind: ranking(design, [arm for arm in ranked if supervision[arm] == kind]) for kind in classes},
-        contrasts(design, declared),
-        contrasts(design, declared, design.worlds, "after") if len(design.worlds) > 1 else [],
+        [found for family in families for found in contrasts(design, family)],
+        [found for family in families for found in contrasts(design, family, design.worlds, "after")] if len(design.worlds) > 1 else [],
         [profile(design, arm, THRESHOLDS) for arm in design.arms],
         agreements(cells, ranked),
         curve_summaries(folder, runs, details),
     )
+
+
+def contrast_families(declared: Sequence[tuple[str, str]], baseline: str) -> list[list[tuple[str, str]]]:
+    """Split declared contrasts into the families that Holm's correction guards: one question each."""
+    families: dict[str, list[tuple[str, str]]] = {}
+    for treatment, control in declared:
+        families.setdefault("" if control == baseline else treatment, []).append((treatment, control))
+    return list(families.values())
 
 
 def agreements(cells: Sequence[Cell], arms: Sequence[str]) -> list[tuple[str, str, Agreement]]:

@@ -24,8 +24,8 @@ class Contrast:
         treatment, control: the arms.
         world: where, or "" for all worlds that both are in (normalised gains averaged over them).
         measure: what is compared.
-        difference: treatment − control over the runs (checkpoint, seed) that both have; n counts them.
-        p: two-sided p-value of the sign-flip test over these runs, None below n = 5.
+        difference: treatment − control over the keys (checkpoint, seed) that both have; n counts them.
+        p: two-sided p-value of the sign-flip test over the paired runs of all its worlds, None below n = 5.
         p_holm: the same, adjusted for the family of contrasts it was tested with.
         improvement: probability that a run of the treatment beats one of the control.
     """
@@ -198,23 +198,26 @@ def contrasts(
 
 
 def _difference(design: Design, a: str, b: str, worlds: Sequence[str], measure: Measure) -> tuple[Estimate, list[float]]:
-    """Return the mean paired difference and the per-run differences (over worlds, a run's key averaged)."""
-    by_run: dict[tuple[str, int], list[float]] = {}
+    """Return the paired difference, averaged over runs and then worlds, and the difference of every run.
+
+    n counts the keys (checkpoint, seed), not runs: five seeds in two worlds are n = 5 and ten differences to flip.
+    """
+    keys: set[tuple[str, int]] = set()
+    runs: list[float] = []
     points, draws = [], []
     for world in worlds:
         found = design.scores(a, world, measure) - design.scores(b, world, measure)
-        if np.isnan(found).all():
+        there = ~np.isnan(found)
+        if not there.any():
             continue
-        for run, value in zip(design.runs(world), found, strict=True):
-            if not math.isnan(value):
-                by_run.setdefault(run, []).append(float(value))
-        points.append(float(np.nanmean(found)))
+        keys |= {run for run, known in zip(design.runs(world), there, strict=True) if known}
+        runs += found[there].tolist()
+        points.append(float(found[there].mean()))
         drawn = design.drawn_scores(a, world, measure) - design.drawn_scores(b, world, measure)
         draws.append(weighted_mean(drawn, design.counts(world)))
-    runs = [sum(values) / len(values) for values in by_run.values()]
     if not points:
         return Estimate(0, math.nan), runs
-    return _estimate(len(runs), float(np.mean(points)), np.mean(draws, axis=0)), runs
+    return _estimate(len(keys), float(np.mean(points)), np.mean(draws, axis=0)), runs
 
 
 def ranking(design: Design, arms: Sequence[str] | None = None) -> list[Rank]:

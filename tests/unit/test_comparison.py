@@ -25,7 +25,7 @@ from sdgym.benchmarks.head_to_head.tuning import candidates, leaves, plan
 from sdgym.config import dump_config, make_config
 from sdgym.errors import ConfigError
 from sdgym.report import load_folder
-from sdgym.report.analysis import analyse
+from sdgym.report.analysis import analyse, contrast_families
 from sdgym.report.lifts import read_lift
 from sdgym.stats import Contrast, Estimate
 
@@ -291,6 +291,7 @@ def write_comparison(folder: pathlib.Path, ends: dict[str, list[float]], tasks: 
     more = {
         "order": [*ends],
         "contrasts": pairs,
+        "baseline": "grpo",
         "places": {"math-tiny": ["math-tiny", "tiny"]},
         "unranked": [a for a in ends if "-P" in a],
     }
@@ -320,12 +321,17 @@ def test_everything_is_recomputed_from_per_item_files(tmp_path: pathlib.Path) ->
     assert again is not None and again.pooled[0].difference.mean < contrasts["rft", "grpo"].difference.mean - 0.1, "an edited item shows"
 
 
+def test_families_of_contrasts_are_questions() -> None:
+    declared = [("rft", "grpo"), ("sdpo", "grpo"), ("sdpo", "sdpo-P1"), ("vpd", "sdpo"), ("sdpo", "sdpo-P2")]
+    assert contrast_families(declared, "grpo") == [declared[:2], [declared[2], declared[4]], [declared[3]]]
+
+
 def test_the_closing_tables_say_what_the_papers_expected(tmp_path: pathlib.Path) -> None:
     from rich.console import Console
 
     from sdgym.benchmarks.head_to_head.tables import findings
 
-    write_comparison(tmp_path, {"grpo": [0.5] * 6, "rft": [0.8, 0.9, 0.8, 0.9, 0.8, 0.9], "sdpo": [0.3] * 6})
+    write_comparison(tmp_path, {"grpo": [0.5] * 8, "rft": [0.8, 0.9] * 4, "sdpo": [0.3] * 8})
     told = io.StringIO()
     for table in findings(tmp_path):
         Console(width=250, file=told).print(table)

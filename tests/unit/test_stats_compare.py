@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sdgym.stats import (
@@ -35,6 +35,7 @@ from sdgym.stats import (
     weighted_mean,
 )
 
+quick = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine draws slowly
 B = 4_000
 SE = 5 / math.sqrt(2 * B)  # five relative standard errors of a standard deviation estimated from B normal draws
 
@@ -68,6 +69,7 @@ def test_holm_equals_the_example_of_r_p_adjust() -> None:
         holm([1.2])
 
 
+@quick
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.001, 0.2))
 def test_holm_rejects_what_the_step_down_procedure_rejects(p: list[float], alpha: float) -> None:
     expected = set()
@@ -89,6 +91,7 @@ def test_five_unanimous_runs_are_no_proof() -> None:
     assert sign_flip_test([0.3]) == 1.0 and math.isnan(sign_flip_test([]))
 
 
+@quick
 @given(st.lists(st.tuples(st.floats(-1, 1), st.integers(0, 4)), min_size=1, max_size=12).filter(lambda rows: any(c for _, c in rows)))
 def test_interquartile_mean_is_scipys_trimmed_mean_of_the_repeated_values(rows: list[tuple[float, int]]) -> None:
     values, counts = np.array([v for v, _ in rows]), np.array([c for _, c in rows])
@@ -98,6 +101,7 @@ def test_interquartile_mean_is_scipys_trimmed_mean_of_the_repeated_values(rows: 
     assert interquartile_mean(*with_gap) == pytest.approx(expected, abs=1e-12), "a missing run is left out"
 
 
+@quick
 @given(st.integers(2, 7), st.integers(0, 10_000))
 def test_kendall_of_rows_is_scipys(m: int, seed: int) -> None:
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -117,6 +121,7 @@ def test_area_by_hand() -> None:
         area_under_curve([0, 10], [0, 1], limit=11)
 
 
+@quick
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.floats(0.01, 100))
 def test_area_does_not_depend_on_the_unit_of_x_and_lies_between_the_extremes(y: list[float], unit: float) -> None:
     x = np.arange(len(y), dtype=float)
@@ -236,7 +241,7 @@ def test_profile_by_hand() -> None:
     assert found.share == pytest.approx((1.0, (0.75 + 1) / 2, (0.5 + 1) / 2, 0.0)), "strictly above"
 
 
-@settings(max_examples=25)
+@settings(quick, max_examples=15)
 @given(st.lists(st.floats(0, 0.9), min_size=5, max_size=8))
 def test_a_profile_falls_from_one_to_nothing_and_lies_in_its_band(values: list[float]) -> None:
     found = profile(Design([cell("a", constant(values))], 200), "a", [-0.1, 0.2, 0.5, 0.9])
@@ -280,7 +285,8 @@ def test_pooled_contrasts_average_worlds_and_pair_runs() -> None:
     cells += [cell("a", constant([0.2] * 5), "w"), cell("b", constant([0.6] * 5), "w")]
     design = Design(cells, 100)
     (pooled,) = contrasts(design, [("a", "b")])
-    assert pooled.difference.mean == pytest.approx((0.2 - 0.4) / 2) and pooled.difference.n == 5
+    assert pooled.difference.mean == pytest.approx((0.2 - 0.4) / 2) and pooled.difference.n == 5, "five seeds, whatever the worlds"
+    assert pooled.p == pytest.approx(sign_flip_test([0.2] * 5 + [-0.4] * 5)), "ten runs to flip"
     per_world = contrasts(design, [("a", "b")], worlds=("v", "w"), measure="after")
     assert [c.difference.mean for c in per_world] == pytest.approx([0.2, -0.4])
     assert all(c.p_holm == pytest.approx(2 * 2 / 32) for c in per_world), "two worlds are a family of two"
