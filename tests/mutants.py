@@ -42,6 +42,7 @@ T_DIVERGENCE, T_POLICY = "tests/unit/test_losses_divergence.py::", "tests/unit/t
 T_ADVANTAGES, T_ALGORITHMS = "tests/unit/test_advantages.py::", "tests/unit/test_algorithms.py::"
 T_LEARNER, T_TEACHER = "tests/unit/test_learner.py::", "tests/unit/test_teacher.py::"
 T_EXPRESSIBLE, T_ROLLOUT = "tests/architecture/test_expressible.py::", "tests/unit/test_rollout.py::"
+T_SKILL, T_SUMMARY, T_VPD = "tests/unit/test_skill_sd.py::", "tests/unit/test_summarisers.py::", "tests/unit/test_vpd.py::"
 
 MUTANTS = (
     # policy gradients
@@ -94,6 +95,23 @@ MUTANTS = (
     Mutant("teacher: frozen copy shares the student's weights", "sdgym/teacher.py", "twin = copy.deepcopy(model)", "twin = copy.copy(model)", T_TEACHER + "test_frozen_never_moves"),
     Mutant("rollout: observations trained", "sdgym/episode.py", "self.masks.append(np.full(len(ids), sampled))", "self.masks.append(np.full(len(ids), True))", T_ROLLOUT + "test_segments_hold_exactly_what_passed_through_the_sampler"),
     Mutant("buffer: groups torn", "sdgym/buffer.py", "yield [index for g in part for index in groups[int(g)]]", "yield [index for g in part for index in groups[int(g)][1:]]", "tests/unit/test_buffer.py::test_batches_hold_whole_groups_once"),
+    # Skill-SD and VPD
+    Mutant("skill: ratio without gradient's ell", "algos/losses/importance.py", "straight_through(rho * k3, rho * ell,", "straight_through(rho * k3, rho * k3,", T_SKILL + "test_gradient_is_that_of_the_plain_product_with_a_differentiable_ratio"),
+    Mutant("skill: ratio upside down", "algos/losses/importance.py", "log_rho = (inputs.logprobs - inputs.old_logprobs).detach()", "log_rho = (inputs.old_logprobs - inputs.logprobs).detach()", T_SKILL + "test_printed_fixture"),
+    Mutant("skill: own skill returned", "algos/skills/bank.py", "if skill.origin not in exclude]", "if True]", T_SKILL + "test_own_skills_are_not_returned_to_their_rollouts"),
+    Mutant("skill: seen before unseen", "algos/skills/bank.py", "return math.inf", "return -math.inf", T_SKILL + "test_unseen_skills_come_first_in_order_of_arrival"),
+    Mutant("skill: no exploration", "algos/skills/bank.py", "return skill.mean + self.exploration *", "return skill.mean - self.exploration *", T_SKILL + "test_upper_confidence_bound"),
+    Mutant("skill: the best is evicted", "algos/skills/bank.py", "skills.remove(min(skills", "skills.remove(max(skills", T_SKILL + "test_a_full_shelf_loses_its_worst_then_its_oldest"),
+    Mutant("skill: bank forgets its records", "algos/skills/bank.py", "self.shelves = {k: [Skill(**s) for s in v]", "self.shelves = {k: [Skill(**s | {'uses': 0}) for s in v]", T_SKILL + "test_bank_survives_a_checkpoint"),
+    Mutant("skill: lambda forgotten", "algos/skill_sd.py", "batch, self.config, self.config.skill_weight)", "batch, self.config, 1.0)", T_SKILL + "test_multi_turn_terms_are_the_formula"),
+    Mutant("skill: reference in the request", "algos/skills/summary.py", "{row.task.messages[-1]['content']}", "{row.task.messages[-1]['content']} {row.task.privileged}", T_SUMMARY + "test_the_request_holds_the_attempt_and_nothing_privileged"),
+    Mutant("skill: redirects followed", "algos/skills/endpoint.py", "urllib.request.build_opener(_NoRedirect)", "urllib.request.build_opener()", T_SUMMARY + "test_the_key_is_not_carried_to_another_host"),
+    Mutant("vpd: labels swapped", "algos/vpd.py", "is success] for success in (True, False))", "is success] for success in (False, True))", T_VPD + "test_terms_are_the_formula_and_the_prior_carries_no_gradient"),
+    Mutant("vpd: prior told too", "algos/vpd.py", "for v in student_views(batch, i)] for i", "for v in (told[i] or student_views(batch, i))] for i", T_VPD + "test_views_of_the_e_step"),
+    Mutant("vpd: shift of one side", "algos/preference.py", "for items in (accepted, rejected)))", "for items in (accepted, accepted)))", T_VPD + "test_printed_fixture"),
+    Mutant("vpd: sum for mean", "algos/losses/sequence.py", 'masked_sequence_sum if length == "sum" else masked_sequence_mean', "masked_sequence_sum", T_VPD + "test_mean_instead_of_sum"),
+    Mutant("vpd: verdict given to the critic", "algos/conditioning/verdict.py", 'lines.append(f"Attempt: {action}")', 'lines.append(f"Attempt: {action} {row.feedback}")', T_VPD + "test_a_critique_request_gives_no_verdict_away"),
+    Mutant("vpd: any sibling will do", "algos/conditioning/verdict.py", "found = peers(index, batch, group, exclude_self=True)", "found = [j for j in group if j != index]", T_VPD + "test_a_sibling_that_ended_the_other_way"),
 )  # fmt: skip
 
 

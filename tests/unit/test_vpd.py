@@ -13,6 +13,7 @@ import torch
 
 import sdgym
 from sdgym.algos.base import AnnotateContext, Batch, CollectContext, student_views
+from sdgym.algos.conditioning.frames import phrases, section, unseen_phrases
 from sdgym.algos.conditioning.verdict import Contrast, Critique, Verdict, critique_request, gives_feedback
 from sdgym.algos.preference import bco_terms
 from sdgym.algos.presets import build_algorithm
@@ -342,3 +343,12 @@ def test_worlds_and_groups_that_cannot_work_are_refused() -> None:
 
 def test_presets_differ_in_their_context_alone() -> None:
     assert [type(build_algorithm(name).conditioner) for name in ("vpd", "vpd_contrast", "vpd_critique")] == [Verdict, Contrast, Critique]
+
+
+def test_wordings_that_no_embedded_policy_has_read() -> None:
+    """They are apart from those of pre-training, whose tokenizer and draws must not change."""
+    assert set(unseen_phrases()) == {"skill", "contrast", "critique"} and not set(unseen_phrases()) & set(phrases())
+    for kind, pools in unseen_phrases().items():
+        both = [*pools["trained"], *pools["heldout"]]
+        assert all(text.count("{text}") == 1 for text in both) and len(set(both)) == len(both)
+        assert section(kind, "x {text}", 1) == pools["trained"][1].replace("{text}", "x {text}")
