@@ -15,7 +15,7 @@ from sdgym.benchmarks.head_to_head.expand import expand
 from sdgym.benchmarks.head_to_head.lift import has_teacher, measure_lifts
 from sdgym.benchmarks.head_to_head.pace import core_hours, fit_steps
 from sdgym.benchmarks.head_to_head.runner import Board, run_all
-from sdgym.benchmarks.head_to_head.starts import measure_starts
+from sdgym.benchmarks.head_to_head.starts import Starts, measure_starts
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World, choose, load_suite, world_name
 from sdgym.benchmarks.head_to_head.trials import code_hash, make_plan
 from sdgym.benchmarks.head_to_head.trl_settings import missing_features
@@ -82,38 +82,50 @@ def run_suite(
     """
     console = console or wide_console()
     chosen = expand(customise(load_suite(suite) if isinstance(suite, str) else suite, algos, envs, seeds, model, env_kwargs, settings))
-    folder = pathlib.Path(out) if out is not None else default_folder(suite if isinstance(suite, str) else "suite", chosen)
-    if out is not None and folder.is_dir() and any(folder.iterdir()) and not resume:
-        raise RunFolderError(
-            f"the folder {str(folder)!r} is not empty; add --resume to continue the comparison in it, or take another --out"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    cores, lifts = available_cores(), sum(has_teacher(chosen, arm) for arm in chosen.arms)
-
-    def tell(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    tell(announcement(chosen, cores, folder))
-    tell(estimate_line(chosen, tune, lifts))
-    began = time.monotonic()
-    starts = measure_starts(chosen, folder, cores, console)
-    chosen, fewer = fit_steps(starts.suite, starts.paces, cores)
-    notes = [*starts.notes, *([fewer] if fewer else [])]
-    if fewer is not None:
-        tell(fewer)
-    if chosen.time_budget is None:
-        tell(f"at this machine's pace {core_hours(chosen, starts.paces, tune, lifts):.1f} core-hours")
-    measure_lifts(chosen, folder, cores, tell)
-    tuning: list[dict[str, Any]] = []
-    if tune:
-        chosen, tuning = tune_arms(chosen, folder, cores, tell)
+    folder = choose_folder(suite if isinstance(suite, str) else "suite", chosen, out, resume)
+    cores, began = available_cores(), time.monotonic()
+    chosen, starts, tuning = prepare(chosen, folder, cores, console, tune)
     board = Board(make_plan(chosen, seed, folder), cores, chosen.time_budget, started=began)
-    record = Record(chosen, folder, board, starts.records, notes, tuning)
+    record = Record(chosen, folder, board, starts.records, starts.notes, tuning)
     with Display(console) as display:
         for state in run_all(board, display.notice):
             display.update(state)
             record.write_if_new()
     return conclude(record, console)
+
+
+def choose_folder(name: str, suite: Suite, out: str | pathlib.Path | None, resume: bool) -> pathlib.Path:
+    """Return the comparison's folder, made if missing. Raises :class:`RunFolderError` if it is full and not to be resumed."""
+    folder = pathlib.Path(out) if out is not None else default_folder(name, suite)
+    if out is not None and folder.is_dir() and any(folder.iterdir()) and not resume:
+        raise RunFolderError(
+            f"the folder {str(folder)!r} is not empty; add --resume to continue the comparison in it, or take another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def prepare(suite: Suite, folder: pathlib.Path, cores: int, console: Console, tune: bool) -> tuple[Suite, Starts, list[dict[str, Any]]]:
+    """Say what the comparison costs, measure starts and teachers, tune if asked; return what will run, the starts and the tuning runs."""
+
+    def tell(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    lifts = sum(has_teacher(suite, arm) for arm in suite.arms)
+    tell(announcement(suite, cores, folder))
+    tell(estimate_line(suite, tune, lifts))
+    starts = measure_starts(suite, folder, cores, console)
+    suite, fewer = fit_steps(starts.suite, starts.paces, cores)
+    if fewer is not None:
+        starts.notes.append(fewer)
+        tell(fewer)
+    if suite.time_budget is None:
+        tell(f"at this machine's pace {core_hours(suite, starts.paces, tune, lifts):.1f} core-hours")
+    measure_lifts(suite, folder, cores, tell)
+    if not tune:
+        return suite, starts, []
+    suite, tuning = tune_arms(suite, folder, cores, tell)
+    return suite, starts, tuning
 
 
 def announcement(suite: Suite, cores: int, folder: pathlib.Path) -> str:
