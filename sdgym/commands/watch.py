@@ -8,7 +8,7 @@ import pathlib
 import select
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -55,10 +55,10 @@ def look(folder: pathlib.Path, console: Any) -> Any:
 
 
 @contextlib.contextmanager
-def keys() -> Iterator[Any]:
-    """Give a function that waits some seconds for a key and returns it, or ""; keys come unbuffered where stdin is a terminal."""
+def keys() -> Iterator[Callable[[float], str | None]]:
+    """Give a function that waits some seconds for a key and returns it; without a terminal as stdin it only waits."""
     if not sys.stdin.isatty():
-        yield lambda seconds: time.sleep(seconds) or ""
+        yield time.sleep
         return
     import termios
     import tty

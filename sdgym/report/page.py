@@ -74,10 +74,9 @@ def render(runs: Sequence[Run], saved: Saved, found: Versus, details: Mapping[st
     names, changed = config_differences(runs)
     content = {
         "title": details.get("title") or " and ".join(dict.fromkeys(f"{r.arm} on {r.env}" for r in runs)),
-        "facts": facts(runs),
+        "facts": facts(runs, details),
         "claims": details.get("claims", ""),
         "notes": [*details.get("notes", []), *([found.problem] if found.problem else [])],
-        "tuning": details.get("tuning", []),
         "blocks": blocks,
         "banded": any(row.after.low is not None for block in blocks for row in block.rows),
         "saved": saved,
@@ -165,10 +164,15 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def facts(runs: Sequence[Run]) -> list[str]:
+def facts(runs: Sequence[Run], details: Mapping[str, Any]) -> list[str]:
     """Return what all runs have in common, for the line under the title."""
-    seeds = {r.seed for r in runs}
-    found = [f"{len(runs)} runs", f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"]
+    seeds, planned = {r.seed for r in runs}, details.get("planned", len(runs))
+    found = [
+        f"{len(runs)} of {planned} runs" if planned > len(runs) else f"{len(runs)} runs",
+        f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}",
+    ]
+    if details.get("budget"):
+        found.append(f"{tables.count(details['budget']['sampled_tokens'])} sampled tokens per run")
     for key, unit in (("steps", "steps"), ("tasks_per_step", "tasks per step"), ("group_size", "rollouts per task")):
         values = {r.config.get(key) for r in runs}
         if len(values) == 1 and (value := values.pop()) is not None:

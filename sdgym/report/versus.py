@@ -36,17 +36,12 @@ class Matrix:
     Attributes:
         world: its name, or "" for all.
         arms: rows and columns, best first.
-        cells: ``[row][column]``, None on the diagonal and for arms without a common world.
+        cells: ``[row][column]``, None on the diagonal and for arms without a common world; one without an interval is not coloured.
     """
 
     world: str
     arms: tuple[str, ...]
     cells: tuple[tuple[Estimate | None, ...], ...]
-
-    @property
-    def firm(self) -> bool:
-        """Whether every cell has its interval; the page colours no others."""
-        return all(cell is None or cell.low is not None for row in self.cells for cell in row)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -95,18 +95,12 @@ class Browser:
         """Run a command of the DevTools protocol."""
         return self.ask("/goog/cdp/execute", {"cmd": name, "params": params})
 
-    def screenshot(self, path: pathlib.Path, whole: bool = False) -> bytes:
-        """Save what is seen (or the whole page) as PNG."""
-        data = base64.b64decode(self.cdp("Page.captureScreenshot", format="png", captureBeyondViewport=whole, **self._clip(whole))["data"])
+    def screenshot(self, path: pathlib.Path) -> bytes:
+        """Save what is seen as PNG."""
+        data = base64.b64decode(self.ask("/screenshot", method="GET"))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return data
-
-    def _clip(self, whole: bool) -> dict[str, Any]:
-        if not whole:
-            return {}
-        width, height = self.run("return [document.documentElement.clientWidth, document.documentElement.scrollHeight]")
-        return {"clip": {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}}
 
     def complaints(self) -> list[str]:
         """Return what the console has said since the last call, warnings included."""
@@ -135,7 +129,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         assert process.stdout is not None
         port = next(found[1] for line in process.stdout if (found := re.search(r"successfully on port (\d+)", line)))
         options = {"binary": chrome, "args": [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]}
-        wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted = {"timeouts": {"script": 120_000, "pageLoad": 300_000}, "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         root = f"http://127.0.0.1:{port}"
         window = Browser(root, command(f"{root}/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"])
         yield window

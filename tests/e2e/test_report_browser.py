@@ -20,6 +20,7 @@ pytestmark = pytest.mark.system
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>"
 Made = types.SimpleNamespace
+TALL = 8000  # pixels: a window that shows the whole page, so that everything is drawn
 ARROW_DOWN, ARROW_RIGHT, END = "\ue015", "\ue014", "\ue010"
 
 
@@ -39,15 +40,22 @@ def page(tmp_path_factory: pytest.TempPathFactory, made: Made) -> pathlib.Path:
 @pytest.fixture
 def shown(browser: Any, page: pathlib.Path) -> Any:
     """Open the page in a desktop window."""
-    browser.look(1280, 900, "light")
+    browser.look(1280, TALL, "light")
     browser.open(page)
+    drawn(browser)
     return browser
+
+
+def drawn(browser: Any) -> None:
+    """Wait until every chart in sight is drawn."""
+    browser.wait("return [...document.querySelectorAll('.chart, .profile')].every((c) => c.data && c.data.length)")
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 400)])
 def test_the_page_draws_without_a_complaint(browser: Any, page: pathlib.Path, root: pathlib.Path, scheme: str, width: int) -> None:
-    browser.look(width, 900, scheme)
+    browser.look(width, TALL if width > 800 else 2 * TALL, scheme)
     browser.open(page)
+    drawn(browser)
     assert browser.complaints() == []
     assert browser.run("return document.title") != "owned"
     charts = browser.run(
@@ -58,7 +66,7 @@ def test_the_page_draws_without_a_complaint(browser: Any, page: pathlib.Path, ro
     assert browser.run("return getComputedStyle(document.body).backgroundColor") == (
         "rgb(20, 23, 27)" if scheme == "dark" else "rgb(251, 250, 247)"
     )
-    assert len(browser.screenshot(root / "runs" / "report" / f"{scheme}-{width}.png", whole=True)) > 50_000
+    assert len(browser.screenshot(root / "runs" / "report" / f"{scheme}-{width}.png")) > 50_000
 
 
 def test_the_axis_switches_in_every_chart(shown: Any) -> None:

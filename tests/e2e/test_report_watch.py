@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import pty
@@ -54,7 +55,7 @@ def test_a_chart_puts_values_where_they_belong() -> None:
     assert rows[0].startswith(" 100 %│") and rows[4].startswith("   0 %│") and rows[-1].endswith("step 10")
     inked = [[j for j, c in enumerate(row[7:]) if c != " "] for row in rows[:5]]
     assert inked[0][-1] == 19 and inked[4][0] == 0, "from the lower left to the upper right"
-    assert all(a[0] > b[0] for a, b in zip(inked, inked[1:], strict=False)), "rising all the way"
+    assert all(a[0] > b[0] for a, b in itertools.pairwise(inked)), "rising all the way"
     assert all(not row[7:].strip() for row in map(str, chart([], 10, 27, 5)[:5]))
 
 

@@ -47,10 +47,15 @@ function layoutOf(world, axis, metric) {
   };
 }
 
-function drawCharts() {
+const near = new Set(); // charts in sight or almost: a page of many worlds opens without drawing them all
+
+function drawCharts(places = near) {
   const axis = checked("axis");
-  drawProfile();
-  for (const place of all(".chart")) {
+  for (const place of places) {
+    if (place.id === "profile") {
+      drawProfile(place);
+      continue;
+    }
     const world = page.curves.worlds[place.dataset.world], metric = place.dataset.metric || checked(place.dataset.choice);
     const traces = world.arms.flatMap((arm) => tracesOf(arm, axis, metric));
     place.dataset.traces = traces.length;
@@ -60,13 +65,11 @@ function drawCharts() {
 }
 
 /** Share of runs above each level of normalised gain, one line per method. */
-function drawProfile() {
-  const place = $("profile");
-  if (!place) return;
+function drawProfile(place) {
   const traces = page.profiles.filter((p) => !hidden.has(p.arm)).flatMap((p) => {
     const arm = page.styles[page.arms[p.arm]], x = p.thresholds, shade = colour(arm), out = [];
     if (p.low) {
-      out.push({ x: [...x, ...x.slice().reverse()], y: [...p.high, ...p.low.slice().reverse()], fill: "toself", fillcolor: faded(shade, 0.14), line: { width: 0 }, mode: "lines", hoverinfo: "skip" });
+      out.push({ x: [...x, ...x.slice().reverse()], y: [...p.high, ...p.low.slice().reverse()], fill: "toself", fillcolor: faded(shade, 0.09), line: { width: 0 }, mode: "lines", hoverinfo: "skip" });
     }
     return [...out, { x, y: p.share, name: p.arm, mode: "lines", line: { color: shade, width: 2.4, dash: arm.dash, shape: "hv" }, hovertemplate: `${p.arm} %{y:.0%}<extra>n = ${p.n}</extra>` }];
   });
@@ -76,7 +79,13 @@ function drawProfile() {
 }
 
 function startCharts() {
-  const redraw = onceAFrame(drawCharts);
+  const redraw = onceAFrame(() => drawCharts());
+  const sight = new IntersectionObserver((changes) => {
+    for (const { target, isIntersecting } of changes) isIntersecting ? near.add(target) : near.delete(target);
+    redraw();
+  }, { rootMargin: "500px" });
+  all(".chart, .profile").forEach((place) => sight.observe(place));
+  addEventListener("beforeprint", () => drawCharts(all(".chart, .profile")));
   all("#time input").forEach((input) => input.addEventListener("change", redraw));
   for (const button of all("button[data-arm]")) {
     button.addEventListener("click", () => {
@@ -86,6 +95,5 @@ function startCharts() {
       redraw();
     });
   }
-  drawCharts();
   return redraw;
 }
