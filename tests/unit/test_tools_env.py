@@ -258,3 +258,29 @@ def test_a_thousand_resets_take_less_than_a_second_of_processor_time() -> None:
     for index in range(1_000):
         env.reset(options={"task": tasks[index % 5]})
     assert time.process_time() - started < 2.0
+
+
+@pytest.mark.parametrize(
+    "skill, column, more, less",
+    [("settle", "amount", "high", "low"), ("buy", "price", "high", "low"), ("extreme_task", "due", "late", "early")],
+)
+def test_directions_are_told_the_right_way_round(skill: str, column: str, more: str, less: str) -> None:
+    env = ToolWorldEnv()
+    task = task_of(env, skill)
+    screen = env._drawn(task).screen
+    assert screen is not None
+    key, right = next(iter(screen.right.args.items()))
+    target = next(row for row in screen.rows if row["id"] == right)
+    for row in screen.rows:
+        if row is not target:
+            *_, info = play(env, task, json.dumps({screen.right.tool: {key: row["id"]}}))
+            assert f"{column} too {more if row[column] > target[column] else less}" in info["feedback"]
+
+
+def test_an_answer_is_told_too_high_or_too_low() -> None:
+    env = ToolWorldEnv()
+    task = task_of(env, "count")
+    number = json.loads(task.privileged["answer"])["answer"]
+    for given, said in ((number + 1, "The answer is too high."), (number - 1, "The answer is too low."), (str(number), "Right.")):
+        *_, info = play(env, task, json.dumps({"answer": given}))
+        assert info["feedback"] == said and info["success"] == float(said == "Right.")
