@@ -2,16 +2,16 @@
 
 Sent to a bare interpreter as its program, never run in the trainer; standard library alone, and little of
 that, because every submission pays for it. It reads frames (length, marshal) from its standard input and
-answers with frames of JSON on its standard output. It holds the submission and
-the input of the current test; expected values and later inputs are not in the sandbox at all. The
-submission is compiled and run in forked children only, so that no test sees what another one left.
+answers with frames of JSON on its standard output. It holds the submission and the input of the current
+test; expected values and later inputs are not in the sandbox at all. The submission is compiled and run in
+forked children only, so that no test sees what another one left.
 """
 
 from __future__ import annotations
 
+import _ctypes  # ctypes itself takes half as long to load as the interpreter takes to start
 import _json
 import builtins
-import ctypes
 import gc
 import marshal
 import os
@@ -19,8 +19,8 @@ import resource
 import select
 import sys
 import time
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # importing typing for it would double the time to start
 if TYPE_CHECKING:
     from types import CodeType
     from typing import Any, NoReturn
@@ -98,8 +98,8 @@ def failure(error: BaseException) -> bytes:
         said = str(error)
     except BaseException:
         said = ""  # the submission's own __str__ failed
-    status = "memory" if isinstance(error, MemoryError) else "exception"
-    return record(status=quoted(status), error=quoted(type(error).__name__), said=quoted(said), line=str(line), where=quoted(where))
+    status = '"memory"' if isinstance(error, MemoryError) else '"exception"'
+    return record(status=status, error=quoted(type(error).__name__), said=quoted(said), line=str(line), where=quoted(where))
 
 
 def compiled(source: str) -> CodeType | bytes:
@@ -157,8 +157,7 @@ def check(job: dict[str, Any], code: CodeType) -> bytes:
 
         return ask
 
-    for name in job["names"]:
-        space[name] = proxy(name)
+    space.update({name: proxy(name) for name in job["names"]})
     try:
         exec(code, space)
         if job["entry"]:
@@ -179,7 +178,7 @@ def rebuilt(name: str, said: str) -> Exception:
 KINDS = {"call": call, "run": program, "check": check}
 
 
-def confine(config: dict[str, Any], prctl: Any, program: Any) -> None:
+def confine(config: dict[str, Any], kernel: Kernel | None) -> None:
     """Give up everything that the submission does not need; nothing of it can be taken back."""
     limits = config["limits"]
     for name, value in zip(LIMITS, (limits["memory"], limits["cpu"], 0, 64, 0, 0, 0, config["threads"]), strict=True):
@@ -188,20 +187,19 @@ def confine(config: dict[str, Any], prctl: Any, program: Any) -> None:
             hard = resource.getrlimit(which)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(which, (value, value))
-    if program is not None:
-        prctl(PR_SET_PDEATHSIG, SIGKILL, None, 0, 0)
-        if prctl(PR_SET_SECCOMP, FILTER_MODE, program, 0, 0) != 0:
-            os._exit(97)
+    if kernel is not None:
+        kernel.call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+        kernel.call("prctl", PR_SET_SECCOMP, FILTER_MODE, kernel.program, 0, 0)
 
 
-def judged(config: dict[str, Any], job: dict[str, Any], prctl: Any, program: Any, pipes: tuple[int, int, int]) -> NoReturn:
+def judged(config: dict[str, Any], job: dict[str, Any], kernel: Kernel | None, pipes: tuple[int, int, int]) -> NoReturn:
     """Live the life of a judged child."""
     for source, target in zip(pipes, (0, 1, RESULT_FD), strict=True):
         os.dup2(source, target)
     os.closerange(RESULT_FD + 1, 256)
-    confine(config, prctl, program)
     leave = os._exit
     try:
+        confine(config, kernel)
         code = compiled(job["source"])
         said = code if isinstance(code, bytes) else KINDS[job["kind"]](job, code)
     except Unplain as error:
@@ -223,10 +221,10 @@ def write(fd: int, payload: bytes) -> None:
 
 def read_exactly(fd: int, size: int) -> bytes:
     """Return ``size`` bytes, or fewer at the end of the stream."""
-    parts = b""
-    while len(parts) < size and (chunk := os.read(fd, size - len(parts))):
-        parts += chunk
-    return parts
+    data = b""
+    while len(data) < size and (chunk := os.read(fd, size - len(data))):
+        data += chunk
+    return data
 
 
 def read_marshal(fd: int) -> Any:
@@ -240,8 +238,7 @@ class Watch:
 
     def __init__(self, config: dict[str, Any], job: dict[str, Any], control: tuple[int, int]) -> None:
         self.limits, self.job, self.control = config["limits"], job, control
-        self.pending: bytes = job.get("stdin", b"")
-        self.out: list[bytes] = []
+        self.pending, self.out = job.get("stdin", b""), list[bytes]()
         self.said, self.verdict, self.asked, self.stdin = b"", "", 0, -1
 
     def follow(self, pid: int, stdin: int, stdout: int, result: int) -> bytes:
@@ -281,9 +278,8 @@ class Watch:
                     self.answer_questions()
         os.kill(pid, SIGKILL)  # ended or not: it is our child and not yet reaped
         _, status, usage = os.wait4(pid, 0)
-        for fd in (self.stdin, stdout, result):
-            if fd >= 0:
-                os.close(fd)
+        for fd in {self.stdin, stdout, result} - {-1}:
+            os.close(fd)
         return self.summary(status, usage, time.monotonic() - started)
 
     def feed(self, poller: select.poll, event: int) -> None:
@@ -337,28 +333,38 @@ class Watch:
         )
 
 
-def become_zygote(config: dict[str, Any]) -> tuple[Any, Any]:
-    """Drop root, forbid new privileges, hide memory from other processes, apply Landlock; return prctl and the filter."""
-    libc = ctypes.CDLL(None, use_errno=True)
+class Kernel:
+    """The two functions of the C library that confine, called without the module ctypes."""
+
+    def __init__(self, filter_: bytes) -> None:
+        self._functions = {name: _ctypes.dlsym(_ctypes.dlopen(None, 2), name) for name in ("prctl", "syscall")}  # type: ignore[arg-type]
+        byte = type("byte", (_ctypes._SimpleCData,), {"_type_": "c"})
+        array: Any = type("filter", (_ctypes.Array,), {"_type_": byte, "_length_": len(filter_)})
+        self._filter, order = array.from_buffer_copy(filter_), sys.byteorder
+        address = _ctypes.addressof(self._filter).to_bytes(8, order)
+        self.program = (len(filter_) // 8).to_bytes(2, order) + bytes(6) + address  # struct sock_fprog
+
+    def call(self, name: str, *arguments: Any) -> None:
+        """Call ``prctl`` or ``syscall``. Raises OSError if the kernel refuses."""
+        if _ctypes.call_function(self._functions[name], arguments) != 0:
+            raise OSError(f"{name} {arguments[0]} is refused")
+
+
+def become_zygote(config: dict[str, Any]) -> Kernel | None:
+    """Drop root, forbid new privileges, hide memory from other processes, apply Landlock; None where nothing confines."""
     if config["uid"] >= 0 and os.getuid() == 0:
         os.setgroups([])
         os.setresgid(*[config["uid"]] * 3)
         os.setresuid(*[config["uid"]] * 3)
     if not config["confined"]:
-        return None, None
-    prctl = libc.prctl
-    prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
-    if prctl(PR_SET_NO_NEW_PRIVS, 1, None, 0, 0) != 0 or prctl(PR_SET_DUMPABLE, 0, None, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl")
+        return None
+    kernel = Kernel(config["seccomp"])
+    kernel.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    kernel.call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
     if config["landlock"] >= 0:
-        if libc.syscall(LANDLOCK_RESTRICT_SELF, config["landlock"], 0) != 0:
-            raise OSError(ctypes.get_errno(), "landlock_restrict_self")
+        kernel.call("syscall", LANDLOCK_RESTRICT_SELF, config["landlock"], 0)
         os.close(config["landlock"])
-
-    class Program(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_char_p)]
-
-    return prctl, ctypes.byref(Program(len(config["seccomp"]) // 8, config["seccomp"]))
+    return kernel
 
 
 def main() -> None:
@@ -369,11 +375,9 @@ def main() -> None:
         os.dup2(null, fd)
     config = read_marshal(control[0])
     try:
-        prctl, filter_ = become_zygote(config)
+        kernel = become_zygote(config)
     except OSError as error:
-        write(control[1], record(failed=quoted(error)))
-        return
-    gc.collect()
+        return write(control[1], record(failed=quoted(error)))
     gc.freeze()
     write(control[1], record(ready=str(sys.version_info[1])))
     source = ""
@@ -386,7 +390,7 @@ def main() -> None:
         from_result, result = os.pipe()
         pid = os.fork()
         if pid == 0:
-            judged(config, job, prctl, filter_, (stdin, stdout, result))
+            judged(config, job, kernel, (stdin, stdout, result))
         for fd in (stdin, stdout, result):
             os.close(fd)
         write(control[1], Watch(config, job, control).follow(pid, to_stdin, from_stdout, from_result))

@@ -9,6 +9,7 @@ the list gets ENOSYS. So a submission may compute, read the standard library, an
 from __future__ import annotations
 
 import errno
+import functools
 import platform
 import struct
 
@@ -18,6 +19,7 @@ ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 X32_BIT = 0x40000000
 
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+GROUP = 12
 NEWEST = 462
 """The highest number whose system call is known here (mseal)."""
 
@@ -137,14 +139,20 @@ def supported() -> bool:
     return platform.machine() in ARCHITECTURES
 
 
+@functools.cache
 def assemble(machine: str = "") -> bytes:
     """Return the filter as an array of ``struct sock_filter``."""
     name = machine or platform.machine()
     audit, column = ARCHITECTURES[name]
     code: list[Instruction] = [_load(ARCHITECTURE), (JUMP_EQUAL, 1, 0, audit), (RETURN, 0, 0, KILL), _load(NUMBER)]
     code += [(JUMP_AT_LEAST, 0, 1, X32_BIT), _error(errno.EPERM), (JUMP_AT_LEAST, 0, 1, NEWEST + 1), _error(errno.ENOSYS)]
-    for number in sorted(denied(name).values()):
-        code += [(JUMP_EQUAL, 0, 1, number), _error(errno.EPERM)]
+    numbers = sorted(denied(name).values())
+    for start in range(0, len(numbers), GROUP):  # the kernel runs the filter once per system call when it is installed: keep it short
+        group = numbers[start : start + GROUP]
+        last = len(group) - 1
+        code.append((JUMP_AT_LEAST, len(group) + 1, 0, group[-1] + 1))
+        code += [(JUMP_EQUAL, last - i, int(i == last), number) for i, number in enumerate(group)]
+        code.append(_error(errno.EPERM))
     for number, rules in _conditions(column):
         code += [(JUMP_EQUAL, 0, len(rules), number), *rules]
     code.append((RETURN, 0, 0, ALLOW))

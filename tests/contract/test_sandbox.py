@@ -1,0 +1,248 @@
+"""Ninety programs that cheat or reach out: each beats a naive judge, none beats a sandbox, and none leaves anything behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import resource
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+from sdgym.verifiers.code_suite import Behaviour, CallTest, passes
+from sdgym.verifiers.sandbox import AUTO, Limits, Session, Tier, choose, interpreter, probes, sandbox_available
+from sdgym.verifiers.sandbox.landlock import Landlock, kernel_abi
+
+DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
+LIMITS = Limits(cpu=1, wall=2.0)
+STRANGER = 54321
+"""An ordinary user that nobody is."""
+MASKS = (1, 2, 4, 7)
+QUICK = 10
+"""The fast lane runs every tenth program, the slow one all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """One program of the suite; see the head of ``attacks.txt``."""
+
+    name: str
+    kind: str
+    source: str
+
+
+def _attacks() -> tuple[Attack, ...]:
+    parts = re.split(r"^== (\w+): (\w+)\n", (DATA / "attacks.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    return tuple(Attack(name, kind, source) for name, kind, source in zip(parts[::3], parts[1::3], parts[2::3], strict=True))
+
+
+ATTACKS = _attacks()
+SLOW = [attack for i, attack in enumerate(ATTACKS) if i % QUICK]
+FAST = [attack for i, attack in enumerate(ATTACKS) if not i % QUICK]
+BOTH_LANES = [*(pytest.param(a, id=a.name) for a in FAST), *(pytest.param(a, id=a.name, marks=pytest.mark.slow) for a in SLOW)]
+
+
+def test_the_suite_is_as_large_as_it_says() -> None:
+    assert len(ATTACKS) == len({attack.name for attack in ATTACKS}) == 90
+    assert {attack.kind for attack in ATTACKS} == {"cheat", "reach", "crash"}
+
+
+# ---- positive control -------------------------------------------------------------------------------
+
+
+def _restrain() -> None:
+    """Bound a throwaway judge: these programs are let loose in it."""
+    for which, value in (
+        (resource.RLIMIT_AS, 3 << 30),
+        (resource.RLIMIT_CPU, 10),
+        (resource.RLIMIT_FSIZE, 64 << 20),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(which, (value, value))
+
+
+def _naive_verdict(attack: Attack, folder: pathlib.Path) -> int:
+    """Return the exit status of the naive judge, run in a process of its own."""
+    secret = "secret-" + secrets.token_hex(8) if attack.kind == "cheat" else "breached"
+    (folder / "job.json").write_text(json.dumps({"source": attack.source, "argument": 3, "expected": secret}))
+    (folder / "expected.json").write_text(json.dumps(secret))
+    (folder / "judge.py").write_text((DATA / "naive_judge.py").read_text())
+    process = subprocess.Popen(
+        [sys.executable, "judge.py", secret],
+        cwd=folder,
+        env=os.environ | {"JUDGE_EXPECTED": secret},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=_restrain,
+        start_new_session=True,
+    )
+    process.communicate((json.dumps(secret) + "\n").encode(), timeout=60)
+    return process.returncode
+
+
+@pytest.mark.parametrize("attack", BOTH_LANES)
+def test_each_program_beats_a_naive_judge(attack: Attack, tmp_path: pathlib.Path) -> None:
+    status = _naive_verdict(attack, tmp_path)
+    assert status < 0 if attack.kind == "crash" else status == 0
+
+
+def test_the_naive_judge_is_a_judge(tmp_path: pathlib.Path) -> None:
+    right = Attack("right", "reach", "def solve(x):\n    return 'breached'\n")
+    wrong = Attack("wrong", "reach", "def solve(x):\n    return x\n")
+    assert _naive_verdict(right, tmp_path) == 0
+    assert _naive_verdict(wrong, tmp_path) == 1
+
+
+# ---- in a sandbox -----------------------------------------------------------------------------------
+
+
+def _usable(name: str) -> Tier:
+    if name.startswith("landlock-"):
+        abi = int(name.rpartition("-")[2])
+        if kernel_abi() < abi:
+            pytest.skip(f"landlock: this kernel has interface {kernel_abi()}")
+        tier: Tier = Landlock(abi)
+        if tier.missing():
+            pytest.skip(f"landlock: {tier.missing()}")
+        return tier
+    problem = next(probe.problem for probe in probes() if probe.name == name)
+    if problem:
+        pytest.skip(f"{name}: {problem}")
+    return choose(name)
+
+
+@pytest.fixture
+def automatic() -> Tier:
+    """The tier that is chosen here."""
+    available, said = sandbox_available()
+    if not available:
+        pytest.skip(f"sandbox: {said}")
+    return choose()
+
+
+def outcome(tier: Tier, attack: Attack) -> str:
+    """Return what is wrong after ``attack`` was judged in ``tier``, or nothing."""
+    secret = "secret-" + secrets.token_hex(8) if attack.kind == "cheat" else "breached"
+    test = CallTest("solve", (3,), secret)
+    with Session(tier, attack.source, LIMITS) as session:
+        for which in ("first", "second"):
+            result = session.call("solve", (3,))
+            if passes(test, Behaviour(result.status, result.value)):
+                return f"{attack.name} passes its {which} test"
+    started = time.monotonic()
+    with Session(tier, "def solve(x):\n    return x + 1\n", LIMITS) as session:
+        result = session.call("solve", (3,))
+    if (result.status, result.value) != ("ok", 4):
+        return f"after {attack.name} an honest program gets {result}"
+    return f"after {attack.name} an honest program takes long" if time.monotonic() - started > 10 else ""
+
+
+def _traces() -> dict[str, Any]:
+    """Return what an attack could leave behind on this machine."""
+    folders = {tempfile.gettempdir(), "/dev/shm", "/", os.getcwd()}
+    files = {p for folder in folders for p in map(str, pathlib.Path(folder).glob("sdgym-attack*"))}
+    return {"children": _children(), "files": files, "mounts": pathlib.Path("/proc/self/mountinfo").read_text()}
+
+
+def _children() -> set[int]:
+    """Return our living descendants, and as root the sandbox user's processes of ours that lost their parent."""
+    found = {child.pid for child in psutil.Process().children(recursive=True) if child.is_running()}
+    if os.geteuid() == 0:
+        found |= {
+            p.pid
+            for p in psutil.process_iter(["uids", "ppid"])
+            if p.info["uids"] and p.info["uids"].real == STRANGER and p.info["ppid"] == 1
+        }
+    return found
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """Fail if a process, file or mount outlives the test."""
+    before = _traces()
+    yield
+    until = time.monotonic() + 10
+    while _children() - before["children"] and time.monotonic() < until:
+        time.sleep(0.05)
+    after = _traces()
+    assert not after["children"] - before["children"], "a process is left"
+    assert not after["files"] - before["files"], "a file is left"
+    assert after["mounts"] == before["mounts"], "a mount is left"
+
+
+@pytest.mark.parametrize("attack", [pytest.param(a, id=a.name) for a in FAST])
+def test_no_program_beats_the_chosen_sandbox(attack: Attack, automatic: Tier, nothing_left: None) -> None:
+    assert outcome(automatic, attack) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", [pytest.param(a, id=a.name) for a in ATTACKS])
+@pytest.mark.parametrize("name", ["bwrap", *(f"landlock-{abi}" for abi in MASKS), "docker"])
+def test_no_program_beats_any_sandbox(name: str, attack: Attack, nothing_left: None) -> None:
+    assert outcome(_usable(name), attack) == ""
+
+
+def _as_stranger(names: tuple[str, ...], attacks: tuple[Attack, ...]) -> list[str]:
+    """Fork, become an ordinary user for good, run ``attacks`` in the tiers ``names``, return what is wrong."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setresgid(STRANGER, STRANGER, STRANGER)
+            os.setresuid(STRANGER, STRANGER, STRANGER)
+            os.chdir("/")
+            interpreter.find.cache_clear()
+            wrong = [said for name in names for said in _verdicts(name, attacks) if said]
+            os.write(write, json.dumps(wrong).encode())
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        said = pipe.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, "the ordinary user's process failed"
+    return list(json.loads(said))
+
+
+def _verdicts(name: str, attacks: tuple[Attack, ...]) -> list[str]:
+    from sdgym.verifiers.sandbox.attacks import verdict
+    from sdgym.verifiers.sandbox.bwrap import Bwrap
+
+    tier: Tier = Bwrap() if name == "bwrap" else Landlock(int(name.rpartition("-")[2]))
+    problem = verdict(tier)
+    return [f"{name}: {problem}"] if problem else [f"{name}: {said}" for a in attacks if (said := outcome(tier, a))]
+
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="root: only root can become another user")
+
+
+@needs_root
+def test_an_ordinary_user_is_confined_alike(nothing_left: None) -> None:
+    for name in ("bwrap", "landlock-7"):
+        _usable(name)
+    assert _as_stranger(("bwrap", "landlock-7"), tuple(FAST[:2])) == []
+
+
+@pytest.mark.slow
+@needs_root
+@pytest.mark.parametrize("name", ["bwrap", *(f"landlock-{abi}" for abi in MASKS)])
+def test_no_program_beats_any_sandbox_of_an_ordinary_user(name: str, nothing_left: None) -> None:
+    _usable(name)
+    assert _as_stranger((name,), ATTACKS) == []
+
+
+def test_the_order_of_tiers_never_includes_the_unsafe_one() -> None:
+    assert AUTO == ("bwrap", "landlock", "docker")
