@@ -129,7 +129,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         assert process.stdout is not None
         port = next(found[1] for line in process.stdout if (found := re.search(r"successfully on port (\d+)", line)))
         options = {"binary": chrome, "args": [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]}
-        wanted = {"timeouts": {"script": 120_000, "pageLoad": 300_000}, "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted = {
+            "timeouts": {"script": 120_000, "pageLoad": 300_000},
+            "browserName": "chrome",
+            "goog:chromeOptions": options,
+            "goog:loggingPrefs": {"browser": "ALL"},
+        }
         root = f"http://127.0.0.1:{port}"
         window = Browser(root, command(f"{root}/session", {"capabilities": {"alwaysMatch": wanted}})["sessionId"])
         yield window
