@@ -271,7 +271,7 @@ def _tried(level: str, task: Task, action: str) -> Attempt:
     return _attempt(level, task.split, task.seed, task.meta["attempt"], action[:2_000])
 
 
-@functools.lru_cache(65_536)
+@functools.lru_cache(16_384)
 def _attempt(level: str, split: str, seed: int, index: int, action: str) -> Attempt:
     drawn = draw_task(level, split, seed, index)
     return attempt(drawn.world, drawn.case, action)
