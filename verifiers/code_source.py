@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import NamedTuple
 
 LONGEST = 64_000
 """Characters of a program; more is refused unread."""
 _FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_BLANK = re.compile(r"\A(?:[ \t]*\n)+")
 _PYTHON = ("", "python", "py", "python3")
 
 
@@ -23,13 +25,12 @@ def extract(text: str) -> Extracted:
 
     Text up to the last ``</think>`` is reasoning; an unclosed ``<think>`` means that there is no answer yet.
     """
-    head, closed, rest = text.rpartition("</think>")
+    _, closed, rest = text.rpartition("</think>")
     if "<think>" in (rest if closed else text):
         return Extracted(None, "The reasoning is not closed.")
-    del head
     if len(rest) > LONGEST:
         return Extracted(None, f"The answer is longer than {LONGEST} characters.")
     blocks = [body for _, language, body in _FENCE.findall(rest) if language.lower() in _PYTHON]
     source = blocks[-1] if blocks else rest
-    source = source.replace("\r\n", "\n").strip("\n").rstrip()
+    source = textwrap.dedent(_BLANK.sub("", source.replace("\r\n", "\n"))).rstrip()
     return Extracted(source) if source.strip() else Extracted(None, "There is no program.")
