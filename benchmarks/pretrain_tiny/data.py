@@ -34,6 +34,19 @@ MIXTURE: Mapping[str, float] = {
     "outcome": 0.05,
 }
 
+READING: Mapping[str, float] = {
+    "none": 0.14,
+    "empty": 0.04,
+    "filler": 0.06,
+    "mismatched": 0.22,
+    "reference": 0.24,
+    "peer": 0.10,
+    "feedback": 0.17,
+    "peer+feedback": 0.01,
+    "outcome": 0.02,
+}
+"""The mixture of a last stage: more text to copy from, and more text that must not be believed."""
+
 INFORMED = ("reference", "peer", "feedback", "peer+feedback", "outcome")
 
 
@@ -181,6 +194,7 @@ def examples(
     informed: float = 1.0,
     study: float = 0.0,
     prompts: int = 1,
+    mixture: Mapping[str, float] = MIXTURE,
 ) -> Iterator[Example]:
     """Yield an endless, reproducible stream of examples over ``envs`` (split ``pretrain``).
 
@@ -190,9 +204,10 @@ def examples(
         study: the share of tasks that are shown solved and without any block, from which the skills are learnt.
         prompts: prompts per task that is not studied. They differ in their blocks only, so that the contrast
             between them is what the blocks say, and the task itself is computed once (:mod:`sdgym.packing`).
+        mixture: shares of the kinds of prompts.
     """
-    kinds = list(MIXTURE)
-    weights = np.array([share * (informed if kind in INFORMED else 1.0) for kind, share in MIXTURE.items()])
+    kinds = list(mixture)
+    weights = np.array([share * (informed if kind in INFORMED else 1.0) for kind, share in mixture.items()])
     for index in itertools.count():
         rng = generator(seed, "pretrain", index)
         env = envs[int(rng.choice(len(envs), p=np.array(shares)))]

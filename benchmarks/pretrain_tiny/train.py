@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sdgym.benchmarks.pretrain_tiny.data import Example, block_about, examples, framed_messages
+from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, Example, block_about, examples, framed_messages
 from sdgym.benchmarks.pretrain_tiny.tokenizer import train_tokenizer
 from sdgym.chat import ChatFormat
 from sdgym.errors import ConfigError, UnknownNameError
@@ -31,20 +31,46 @@ from sdgym.text_env import TextEnv
 
 
 @dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stretch of pre-training, with a rise and a fall of the learning rates of its own.
+
+    Attributes:
+        steps: optimizer steps.
+        reading: whether prompts are mixed as in :data:`sdgym.benchmarks.pretrain_tiny.data.READING`.
+        study, study_until: share of solved tasks (see :func:`sdgym.benchmarks.pretrain_tiny.data.examples`), and up
+            to which share of the steps: skills first, habits and information after.
+        shares: of the tasks, per environment; None takes the recipe's.
+        peak: factor on the peak rates. warmup, decay: share of the steps with a rising and with a linearly falling rate.
+    """
+
+    steps: int
+    reading: bool = False
+    study: float = 0.0
+    study_until: float = 0.0
+    shares: tuple[float, ...] | None = None
+    peak: float = 1.0
+    warmup: float = 0.025
+    decay: float = 0.4
+
+    def rate(self, step: int) -> float:
+        """Return the factor on the peak rates: linear warm-up, constant, linear decay to zero."""
+        up, down = self.warmup * self.steps, self.decay * self.steps
+        return self.peak * min(1.0, (step + 1) / max(up, 1), (self.steps - step) / max(down, 1))
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     """Everything that makes one embedded policy.
 
     Attributes:
         envs: ``(environment id, constructor arguments, share of tasks)``.
-        steps, batch: optimizer steps and examples per step.
+        batch: examples per optimizer step.
         prompts: prompts per task, with different blocks (see :func:`sdgym.benchmarks.pretrain_tiny.data.examples`).
         draws: demonstrations drawn per prompt (equal ones are merged and weighted).
         lr_muon, lr_adam: peak rates for hidden matrices and for everything else.
-        warmup, decay: share of steps with a rising and with a linearly falling rate.
         threads: CPU threads; one training process per core is faster than one on all.
         level: of every environment.
-        study, study_until: share of solved tasks (see :func:`sdgym.benchmarks.pretrain_tiny.data.examples`), and up
-            to which share of the steps: skills first, habits and information after.
+        stages: what is learnt when.
         informed: see :func:`sdgym.benchmarks.pretrain_tiny.data.examples`.
     """
 
@@ -57,19 +83,31 @@ class Recipe:
     feed_forward: int = 384
     vocab: int = 768
     context: int = 1024
-    steps: int = 1200
     batch: int = 160
     prompts: int = 4
     draws: int = 8
     lr_muon: float = 0.02
     lr_adam: float = 3e-3
-    warmup: float = 0.025
-    decay: float = 0.4
     threads: int = 1
     level: str = "tiny"
     informed: float = 1.0
-    study: float = 0.75
-    study_until: float = 0.4
+    stages: tuple[Stage, ...] = (
+        Stage(1200, study=0.75, study_until=0.4),
+        Stage(850, reading=True, shares=(0.35, 0.65), peak=0.8, decay=0.6),
+    )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps over all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def at(self, step: int) -> tuple[Stage, int]:
+        """Return the stage of ``step`` and the step's number within it."""
+        for stage in self.stages[:-1]:
+            if step < stage.steps:
+                return stage, step
+            step -= stage.steps
+        return self.stages[-1], step
 
 
 RECIPES = {
@@ -92,7 +130,14 @@ def named_recipe(name: str) -> Recipe:
 
 def recipe_for(name: str, envs: Sequence[str], level: str) -> Recipe:
     """Return a recipe that learns from ``envs`` in equal shares."""
-    return Recipe(name=name, envs=tuple((env_id, {}, 1.0 / len(envs)) for env_id in envs), level=level)
+    stages = tuple(dataclasses.replace(stage, shares=None) for stage in Recipe().stages)
+    return Recipe(name=name, envs=tuple((env_id, {}, 1.0 / len(envs)) for env_id in envs), level=level, stages=stages)
+
+
+def shortened(recipe: Recipe, steps: int) -> Recipe:
+    """Return the recipe with ``steps`` steps in all, each stage in proportion and at least one."""
+    stages = tuple(dataclasses.replace(stage, steps=max(1, round(steps * stage.steps / recipe.steps))) for stage in recipe.stages)
+    return dataclasses.replace(recipe, stages=stages)
 
 
 def make_envs(recipe: Recipe) -> list[TextEnv]:
@@ -161,9 +206,11 @@ class ExampleStream(IterableDataset[list[Example]]):
         envs, chat = make_envs(self.recipe), ChatFormat(self.tokenizer)
         shares = [share for _, _, share in self.recipe.envs]
         for step in range(self.first, self.recipe.steps):
-            r = self.recipe
-            study = r.study if step < r.study_until * r.steps else 0.0
-            stream = examples(envs, chat, derive(r.seed, "data", step) >> 17, r.draws, shares, r.informed, study, r.prompts)
+            r, (stage, place) = self.recipe, self.recipe.at(step)
+            study = stage.study if place < stage.study_until * stage.steps else 0.0
+            mixture = READING if stage.reading else MIXTURE
+            seed = derive(r.seed, "data", step) >> 17
+            stream = examples(envs, chat, seed, r.draws, stage.shares or shares, r.informed, study, r.prompts, mixture)
             yield [next(stream) for _ in range(self.recipe.batch)]
 
 
@@ -200,12 +247,6 @@ def optimizers(model: LlamaForCausalLM, recipe: Recipe) -> list[torch.optim.Opti
         torch.optim.Muon(matrices, lr=recipe.lr_muon, weight_decay=0.02, momentum=0.95),
         torch.optim.AdamW(others, lr=recipe.lr_adam, betas=(0.9, 0.95), weight_decay=0.0),
     ]
-
-
-def rate(recipe: Recipe, step: int) -> float:
-    """Return the factor on the peak rates: linear warm-up, constant, linear decay to zero."""
-    up, down = recipe.warmup * recipe.steps, recipe.decay * recipe.steps
-    return min(1.0, (step + 1) / max(up, 1), (recipe.steps - step) / max(down, 1))
 
 
 def save_policy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, out: pathlib.Path) -> None:
@@ -245,9 +286,10 @@ def pretrain(recipe: Recipe, out: pathlib.Path, work: pathlib.Path, save_every: 
         loss, tokens = batch_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        stage, place = recipe.at(step)
         for opt, peak in zip(steps_by, peaks, strict=True):
             for group, lr in zip(opt.param_groups, peak, strict=True):
-                group["lr"] = lr * rate(recipe, step)
+                group["lr"] = lr * stage.rate(place)
             opt.step()
             opt.zero_grad(set_to_none=True)
         seen += tokens

@@ -65,12 +65,13 @@ def pretrain(
         raise ConfigError("say either which environments to learn from (--env, repeatable) or which embedded policy to rebuild (--recipe)")
     import dataclasses
 
-    from sdgym.benchmarks.pretrain_tiny.train import named_recipe, recipe_for
+    from sdgym.benchmarks.pretrain_tiny.train import named_recipe, recipe_for, shortened
     from sdgym.benchmarks.pretrain_tiny.train import pretrain as build
 
     chosen = named_recipe(recipe) if recipe else recipe_for(out.name, _checked(env or [], level), level)
-    steps, seed = chosen.steps if steps is None else steps, chosen.seed if seed is None else seed
-    chosen = dataclasses.replace(chosen, threads=threads, steps=steps, seed=seed)
+    if steps is not None:
+        chosen = shortened(chosen, steps)
+    chosen = dataclasses.replace(chosen, threads=threads, seed=chosen.seed if seed is None else seed)
     build(chosen, out, out.with_name(f"{out.name}.work"))
     typer.echo(f"policy {out}; measure it with: sdgym eval --model {out} --env {chosen.envs[0][0]} --level {chosen.level}")
 

@@ -1,0 +1,52 @@
+"""The schedule and the examples of pre-training; the policies themselves are judged by their bars."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, examples
+from sdgym.benchmarks.pretrain_tiny.train import RECIPES, Recipe, Stage, make_envs, recipe_for, shortened
+from sdgym.testing_policy import random_policy
+
+TWO = Recipe(stages=(Stage(10, warmup=0.2, decay=0.5), Stage(4, peak=0.5, warmup=0.0, decay=1.0)))
+
+
+def test_stages_follow_one_another_with_rates_of_their_own() -> None:
+    assert TWO.steps == 14
+    assert [TWO.at(step) for step in (0, 9, 10, 13)] == [(TWO.stages[0], 0), (TWO.stages[0], 9), (TWO.stages[1], 0), (TWO.stages[1], 3)]
+    rates = [stage.rate(place) for stage, place in map(TWO.at, range(14))]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.5, 0.375, 0.25, 0.125])
+
+
+def test_a_shortened_recipe_keeps_every_stage() -> None:
+    assert [stage.steps for stage in shortened(TWO, 7).stages] == [5, 2]
+    assert [stage.steps for stage in shortened(TWO, 1).stages] == [1, 1]
+    assert all(stage.shares is None for stage in recipe_for("mine", ["sdgym/Math-v0"], "tiny").stages)
+
+
+def test_mixtures_and_shares_sum_to_one() -> None:
+    assert sum(MIXTURE.values()) == pytest.approx(1) and sum(READING.values()) == pytest.approx(1) and set(MIXTURE) == set(READING)
+    for recipe in RECIPES.values():
+        shares = [[share for _, _, share in recipe.envs], *(stage.shares for stage in recipe.stages if stage.shares)]
+        assert all(sum(each) == pytest.approx(1) and len(each) == len(recipe.envs) for each in shares)
+
+
+def test_prompts_of_a_task_share_it_and_differ_in_their_blocks() -> None:
+    envs, chat = make_envs(Recipe(envs=(("sdgym/Math-v0", {}, 1.0),))), random_policy().chat
+    stream = examples(envs, chat, 5, draws=2, shares=[1.0], prompts=4)
+    made = list(itertools.islice(stream, 24))
+    texts = [chat.tokenizer.decode(example.prompt_ids) for example in made]
+    questions = [text.split("\\boxed{}.")[0] for text in texts]
+    assert max(len(list(group)) for _, group in itertools.groupby(questions)) == 4
+    assert len({example.kind for example in made}) >= 5
+    assert all(sum(share for _, _, share in example.continuations) == pytest.approx(1) for example in made)
+    again = list(itertools.islice(examples(envs, chat, 5, draws=2, shares=[1.0], prompts=4), 24))
+    assert [a.prompt_ids.tolist() for a in again] == [a.prompt_ids.tolist() for a in made]
+
+
+def test_study_shows_the_oracle_without_a_block() -> None:
+    envs, chat = make_envs(Recipe(envs=(("sdgym/Math-v0", {}, 1.0),))), random_policy().chat
+    for example in itertools.islice(examples(envs, chat, 1, draws=2, shares=[1.0], study=1.0), 5):
+        assert example.kind == "study" and len(example.continuations) == 1
