@@ -50,7 +50,7 @@ def bootstrap_interval(values: Sequence[float], confidence: float = 0.95, resamp
 
 
 def percentile_interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the central ``confidence`` quantiles of bootstrap values, those that are NaN left out.
+    """Return the central ``confidence`` quantiles of bootstrap values, those that are NaN left out; NaN if all are.
 
     Raises:
         ValueError: a confidence outside (0, 1).
@@ -58,7 +58,10 @@ def percentile_interval(draws: np.ndarray, confidence: float = 0.95) -> tuple[fl
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     tail = (1.0 - confidence) / 2.0
-    low, high = np.nanquantile(draws, [tail, 1.0 - tail])
+    known = draws[~np.isnan(draws)]
+    if not known.size:
+        return math.nan, math.nan
+    low, high = np.quantile(known, [tail, 1.0 - tail])
     return float(low), float(high)
 
 

@@ -232,10 +232,10 @@ def ranking(design: Design, arms: Sequence[str] | None = None) -> list[Rank]:
         return []
     points = np.array([interquartile_mean(np.concatenate([design.scores(arm, w) for w in worlds])) for arm in chosen])
     draws = np.stack([_drawn_pooled(design, arm, worlds) for arm in chosen], axis=1)  # [B, arms]
-    places = _ranks(draws)
+    places = _ranks(draws[~np.isnan(draws).any(axis=1)])  # a resample may leave nothing to gain, and so no rank
     first = places == places.min(axis=1, keepdims=True)
-    best = (first / first.sum(axis=1, keepdims=True)).mean(axis=0)
-    enough = min(design.n(arm, w) for arm in chosen for w in worlds) >= MIN_SEEDS
+    best = (first / first.sum(axis=1, keepdims=True)).mean(axis=0) if len(places) else np.full(len(chosen), np.nan)
+    enough = len(places) > 0 and min(design.n(arm, w) for arm in chosen for w in worlds) >= MIN_SEEDS
     rows = []
     for place, i in enumerate(np.argsort(-points, kind="stable"), 1):
         score = _estimate(min(design.n(chosen[i], w) for w in worlds), float(points[i]), draws[:, i])
@@ -248,7 +248,7 @@ def _ranks(scores: np.ndarray) -> np.ndarray:
     """Return ``[B, arms]``: rank of each score within its row, 1 the highest, ties sharing their mean rank."""
     from scipy.stats import rankdata
 
-    return np.asarray(rankdata(-scores, axis=1, nan_policy="omit"))
+    return np.asarray(rankdata(-scores, axis=1))
 
 
 def rank_agreement(first: Design, second: Design, arms: Sequence[str] | None = None) -> Agreement:

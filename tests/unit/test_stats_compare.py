@@ -260,6 +260,15 @@ def test_ranking_by_hand() -> None:
     assert [row.arm for row in ranking(design, ["bad", "twin"])] == ["twin", "bad"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_where_nothing_is_missing_nothing_is_ranked() -> None:
+    full = Design([cell(name, constant([1.0] * 5), before=1.0) for name in "ab"], 50)
+    assert all(math.isnan(row.score.mean) and row.ranks is None and row.best is None for row in ranking(full))
+    after = np.array([[1.0, 0.5, 1.0]] * 5)
+    sometimes = Design([cell(name, after, before=np.array([1.0, 0.5, 1.0])) for name in "ab"], 200)  # some resamples draw only full tasks
+    assert [row.best for row in ranking(sometimes)] == [0.5, 0.5] and ranking(sometimes)[0].ranks == (1.5, 1.5)
+
+
 def test_contrasts_form_one_family_and_say_what_they_show() -> None:
     base = [0.30, 0.32, 0.28, 0.31, 0.29, 0.30, 0.33, 0.27]
     better = [x + 0.3 + 0.01 * i for i, x in enumerate(base)]
