@@ -17,7 +17,7 @@ def register(env_id: str, target: str) -> None:
     ENVIRONMENTS[env_id] = target
 
 
-register("sdgym/Code-v0", "sdgym.envs.code.env:CodeEnv")
+register("sdgym/Code-v0", "sdgym.envs.programming.env:CodeEnv")
 register("sdgym/Math-v0", "sdgym.envs.mathematics.env:MathEnv")
 register("sdgym/Sokoban-v0", "sdgym.envs.sokoban.env:SokobanEnv")
 register("sdgym/ToolWorld-v0", "sdgym.envs.tools.env:ToolWorldEnv")

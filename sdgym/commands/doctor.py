@@ -89,7 +89,9 @@ def _sandboxes() -> Iterator[Finding]:
     for probe in found:
         yield Finding(None if probe.problem else True, f"sandbox {probe.name}", probe.problem or f"holds against {len(ATTACKS)} attacks")
     yield Finding(
-        True if usable else None, "submissions", f"confined by {usable[0]}" if usable else "sdgym/Code-v0 cannot judge programs here: see above"
+        True if usable else None,
+        "submissions",
+        f"confined by {usable[0]}" if usable else "sdgym/Code-v0 cannot judge programs here: see above",
     )
 
 

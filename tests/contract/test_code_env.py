@@ -14,10 +14,10 @@ import pytest
 
 import sdgym  # noqa: F401  (registers the environments)
 from sdgym.core import Outcome, Task
-from sdgym.envs.code.data import load
-from sdgym.envs.code.env import FAMILIES, CodeEnv
-from sdgym.envs.code.problem import behaviours
-from sdgym.envs.code.tiny import MOST_TOKENS
+from sdgym.envs.programming.data import load
+from sdgym.envs.programming.env import FAMILIES, CodeEnv
+from sdgym.envs.programming.problem import behaviours
+from sdgym.envs.programming.tiny import MOST_TOKENS
 from sdgym.errors import ConfigError, DataError, UnknownNameError
 from sdgym.text_env import LEVELS, Information
 from sdgym.verifiers import code_judge

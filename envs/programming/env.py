@@ -11,14 +11,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from sdgym.core import Outcome, Task
-from sdgym.envs.code import data as data_files
-from sdgym.envs.code import novice
-from sdgym.envs.code.easy import EASY, EASY_HELDOUT
-from sdgym.envs.code.hard import HARD, HARD_HELDOUT
-from sdgym.envs.code.medium import MEDIUM, MEDIUM_HELDOUT
-from sdgym.envs.code.problem import Draw, Maker, Problem, Sketch, behaviours
-from sdgym.envs.code.prompt import examples
-from sdgym.envs.code.tiny import TINY, TINY_HELDOUT
+from sdgym.envs.programming import data as data_files
+from sdgym.envs.programming import novice
+from sdgym.envs.programming.easy import EASY, EASY_HELDOUT
+from sdgym.envs.programming.hard import HARD, HARD_HELDOUT
+from sdgym.envs.programming.medium import MEDIUM, MEDIUM_HELDOUT
+from sdgym.envs.programming.problem import Draw, Maker, Problem, Sketch, behaviours
+from sdgym.envs.programming.prompt import examples
+from sdgym.envs.programming.tiny import TINY, TINY_HELDOUT
 from sdgym.errors import ConfigError, DataError, UnknownNameError
 from sdgym.text_env import Information, Response, TextEnv
 from sdgym.verifiers.code_feedback import report
@@ -52,7 +52,7 @@ class CodeEnv(TextEnv):
         level, split, privileged, render_mode: see :class:`TextEnv`.
         mode: ``single`` or ``retry``.
         turns: tries in ``retry`` mode.
-        data: path of a ``.jsonl`` file with tasks of your own (see :func:`sdgym.envs.code.data.load`).
+        data: path of a ``.jsonl`` file with tasks of your own (see :func:`sdgym.envs.programming.data.load`).
         sandbox: ``auto``, ``bwrap``, ``landlock``, ``docker``, or ``unsafe`` (no confinement at all).
 
     Raises:

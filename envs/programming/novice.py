@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from sdgym.envs.code.problem import Problem, behaviours
+from sdgym.envs.programming.problem import Problem, behaviours
 from sdgym.verifiers.code_feedback import report
 
 RIGHT = (0.62, 0.34, 0.14)

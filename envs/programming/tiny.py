@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from sdgym.envs.code.pipeline import LIST, NUMBER, PRODUCT, STRING, SUM, VARIABLES, Code, Step, chain, expression, misconceptions
-from sdgym.envs.code.problem import Draw, Maker, Problem, Sketch, suite_of
+from sdgym.envs.programming.pipeline import LIST, NUMBER, PRODUCT, STRING, SUM, VARIABLES, Code, Step, chain, expression, misconceptions
+from sdgym.envs.programming.problem import Draw, Maker, Problem, Sketch, suite_of
 from sdgym.verifiers.code_suite import CallTest
 
 _WORDINGS = ("Write f({a}) for {t}: {steps}.", "Define f({a}), given {t}: {steps}.", "Code f({a}) on {t}: {steps}.")

@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sdgym.envs.code.problem import Draw, Maker, Problem, Sketch, suite_of
+from sdgym.envs.programming.problem import Draw, Maker, Problem, Sketch, suite_of
 from sdgym.errors import EnvError
 from sdgym.verifiers.code_suite import CallTest, StdioTest, Test
 

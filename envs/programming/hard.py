@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sdgym.envs.code.problem import Draw, Maker
-from sdgym.envs.code.template import Parameters, Template, makers
+from sdgym.envs.programming.problem import Draw, Maker
+from sdgym.envs.programming.template import Parameters, Template, makers
 
 
 def _machine(draw: Draw, _: Parameters) -> str:

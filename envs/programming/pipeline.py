@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 
-from sdgym.envs.code.problem import Draw
+from sdgym.envs.programming.problem import Draw
 
 NUMBER, STRING, LIST = "number", "string", "list"
 VARIABLES = {NUMBER: "x", STRING: "s", LIST: "v"}

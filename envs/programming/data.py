@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from sdgym.envs.code.prompt import examples
+from sdgym.envs.programming.prompt import examples
 from sdgym.errors import DataError
 from sdgym.verifiers.code_suite import AssertTest, CallTest, StdioTest, Suite, Test
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sdgym.envs.code.pipeline import LIST, NUMBER, STRING, VARIABLES, Code, Step, chain, misconceptions
-from sdgym.envs.code.problem import Draw, Maker, Problem, Sketch, suite_of
-from sdgym.envs.code.tiny import ease_of, inputs, phrase
+from sdgym.envs.programming.pipeline import LIST, NUMBER, STRING, VARIABLES, Code, Step, chain, misconceptions
+from sdgym.envs.programming.problem import Draw, Maker, Problem, Sketch, suite_of
+from sdgym.envs.programming.tiny import ease_of, inputs, phrase
 from sdgym.verifiers.code_suite import CallTest
 
 LENGTH = (3, 5)
