@@ -93,7 +93,7 @@ class Recipe:
     informed: float = 1.0
     stages: tuple[Stage, ...] = (
         Stage(1200, study=0.75, study_until=0.4),
-        Stage(600, reading=True, shares=(0.35, 0.65), peak=0.8, decay=0.6),
+        Stage(475, reading=True, shares=(0.35, 0.65), peak=0.8, decay=0.6),
     )
 
     @property
