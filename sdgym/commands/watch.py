@@ -16,6 +16,9 @@ import typer
 Folder = Annotated[pathlib.Path, typer.Argument(help="Run folder, or the folder of a comparison.", metavar="DIR")]
 
 
+LEAVE = ("q", "Q", "\x03")
+
+
 def watch(
     folder: Folder,
     once: Annotated[bool, typer.Option("--once", help="Draw once and exit.")] = False,
@@ -38,7 +41,7 @@ def watch(
     ):
         while True:
             live.update(look(folder, console), refresh=True)
-            if pressed(every) in ("q", "Q"):
+            if pressed(every) in LEAVE:
                 break
     console.print(look(folder, console))
 
@@ -56,7 +59,10 @@ def look(folder: pathlib.Path, console: Any) -> Any:
 
 @contextlib.contextmanager
 def keys() -> Iterator[Callable[[float], str | None]]:
-    """Give a function that waits some seconds for a key and returns it; without a terminal as stdin it only waits."""
+    """Give a function that waits some seconds for a key and returns it; without a terminal as stdin it only waits.
+
+    Ctrl-C is a key here, not a signal: an interrupt that arrives while Python runs a callback would be lost.
+    """
     if not sys.stdin.isatty():
         yield time.sleep
         return
@@ -72,6 +78,9 @@ def keys() -> Iterator[Callable[[float], str | None]]:
 
     try:
         tty.setcbreak(terminal)
+        mode = termios.tcgetattr(terminal)
+        mode[3] &= ~termios.ISIG
+        termios.tcsetattr(terminal, termios.TCSADRAIN, mode)
         yield pressed
     finally:
         termios.tcsetattr(terminal, termios.TCSADRAIN, before)
