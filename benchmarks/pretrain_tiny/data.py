@@ -36,16 +36,16 @@ MIXTURE: Mapping[str, float] = {
 
 READING: Mapping[str, float] = {
     "none": 0.14,
-    "empty": 0.04,
+    "empty": 0.03,
     "filler": 0.06,
-    "mismatched": 0.22,
-    "reference": 0.24,
-    "peer": 0.10,
-    "feedback": 0.17,
+    "mismatched": 0.17,
+    "reference": 0.23,
+    "peer": 0.08,
+    "feedback": 0.24,
     "peer+feedback": 0.01,
-    "outcome": 0.02,
+    "outcome": 0.04,
 }
-"""The mixture of a last stage: more text to copy from, and more text that must not be believed."""
+"""The mixture once the skills are there: more text to read, true and not."""
 
 INFORMED = ("reference", "peer", "feedback", "peer+feedback", "outcome")
 
@@ -185,9 +185,31 @@ def make_example(
     return Example(kind, prompt, tuple(made))
 
 
+WINDOW = 500
+"""Tasks that are distinct from each other before any may come again, as many as an evaluation holds."""
+
+
+def drawn_tasks(env: TextEnv, seed: int, first: int) -> Iterator[Task]:
+    """Yield tasks of split ``pretrain`` from number ``first`` of an endless, reproducible series on.
+
+    They are drawn as an evaluation draws its tasks, distinct within :data:`WINDOW`. Independent draws would show the
+    few small problems again and again, and the many large ones of which an evaluation mostly consists hardly ever.
+    """
+    for window in itertools.count(first // WINDOW):
+        tasks = _window(env, seed, window)
+        yield from tasks[first % WINDOW if window == first // WINDOW else 0 :]
+
+
+@functools.lru_cache(maxsize=8)
+def _window(env: TextEnv, seed: int, window: int) -> list[Task]:
+    tasks = list(env.tasks("pretrain", derive(seed, "pretrain-window", window) >> 17, WINDOW))
+    return [tasks[i] for i in generator(seed, "pretrain-order", window).permutation(WINDOW)]
+
+
 def examples(
     envs: Sequence[TextEnv],
     chat: ChatFormat,
+    tasks: Sequence[Iterator[Task]],
     seed: int,
     draws: int,
     shares: Sequence[float],
@@ -199,6 +221,7 @@ def examples(
     """Yield an endless, reproducible stream of examples over ``envs`` (split ``pretrain``).
 
     Args:
+        tasks: per environment, what its examples are about (:func:`drawn_tasks`).
         shares: of the tasks, per environment.
         informed: a factor on the shares of true information: below 1 the policy learns to use it less well.
         study: the share of tasks that are shown solved and without any block, from which the skills are learnt.
@@ -210,11 +233,10 @@ def examples(
     weights = np.array([share * (informed if kind in INFORMED else 1.0) for kind, share in mixture.items()])
     for index in itertools.count():
         rng = generator(seed, "pretrain", index)
-        env = envs[int(rng.choice(len(envs), p=np.array(shares)))]
-        task = env.make_task(derive(seed, "pretrain-task", index) >> 17, "pretrain")
+        which = int(rng.choice(len(envs), p=np.array(shares)))
+        env, task = envs[which], next(tasks[which])
         chosen = ["study"] if rng.random() < study else rng.choice(kinds, size=prompts, p=weights / weights.sum())
-        for place, kind in enumerate(chosen):
-            other = functools.partial(env.make_task, derive(seed, "pretrain-other", index, place) >> 17, "pretrain")
-            example = make_example(env, task, other, str(kind), rng, chat, draws)
+        for kind in chosen:
+            example = make_example(env, task, functools.partial(next, tasks[which]), str(kind), rng, chat, draws)
             if example is not None:
                 yield example

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, Example, block_about, examples, framed_messages
+from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, Example, block_about, drawn_tasks, examples, framed_messages
 from sdgym.benchmarks.pretrain_tiny.tokenizer import train_tokenizer
 from sdgym.chat import ChatFormat
 from sdgym.errors import ConfigError, UnknownNameError
@@ -93,7 +93,7 @@ class Recipe:
     informed: float = 1.0
     stages: tuple[Stage, ...] = (
         Stage(1200, study=0.75, study_until=0.4),
-        Stage(475, reading=True, shares=(0.35, 0.65), peak=0.8, decay=0.6),
+        Stage(1350, reading=True, shares=(0.45, 0.55), decay=0.5),
     )
 
     @property
@@ -210,7 +210,8 @@ class ExampleStream(IterableDataset[list[Example]]):
             study = stage.study if place < stage.study_until * stage.steps else 0.0
             mixture = READING if stage.reading else MIXTURE
             seed = derive(r.seed, "data", step) >> 17
-            stream = examples(envs, chat, seed, r.draws, stage.shares or shares, r.informed, study, r.prompts, mixture)
+            tasks = [drawn_tasks(env, r.seed, step * r.batch // (1 if study else r.prompts)) for env in envs]
+            stream = examples(envs, chat, tasks, seed, r.draws, stage.shares or shares, r.informed, study, r.prompts, mixture)
             yield [next(stream) for _ in range(self.recipe.batch)]
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, examples
+from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, WINDOW, drawn_tasks, examples
 from sdgym.benchmarks.pretrain_tiny.train import RECIPES, Recipe, Stage, make_envs, recipe_for, shortened
 from sdgym.testing_policy import random_policy
 
@@ -35,18 +35,26 @@ def test_mixtures_and_shares_sum_to_one() -> None:
 
 def test_prompts_of_a_task_share_it_and_differ_in_their_blocks() -> None:
     envs, chat = make_envs(Recipe(envs=(("sdgym/Math-v0", {}, 1.0),))), random_policy().chat
-    stream = examples(envs, chat, 5, draws=2, shares=[1.0], prompts=4)
+    stream = examples(envs, chat, [drawn_tasks(envs[0], 0, 0)], 5, draws=2, shares=[1.0], prompts=4)
     made = list(itertools.islice(stream, 24))
     texts = [chat.tokenizer.decode(example.prompt_ids) for example in made]
     questions = [text.split("\\boxed{}.")[0] for text in texts]
     assert max(len(list(group)) for _, group in itertools.groupby(questions)) == 4
     assert len({example.kind for example in made}) >= 5
     assert all(sum(share for _, _, share in example.continuations) == pytest.approx(1) for example in made)
-    again = list(itertools.islice(examples(envs, chat, 5, draws=2, shares=[1.0], prompts=4), 24))
+    again = list(itertools.islice(examples(envs, chat, [drawn_tasks(envs[0], 0, 0)], 5, draws=2, shares=[1.0], prompts=4), 24))
     assert [a.prompt_ids.tolist() for a in again] == [a.prompt_ids.tolist() for a in made]
 
 
 def test_study_shows_the_oracle_without_a_block() -> None:
     envs, chat = make_envs(Recipe(envs=(("sdgym/Math-v0", {}, 1.0),))), random_policy().chat
-    for example in itertools.islice(examples(envs, chat, 1, draws=2, shares=[1.0], study=1.0), 5):
+    for example in itertools.islice(examples(envs, chat, [drawn_tasks(envs[0], 0, 0)], 1, draws=2, shares=[1.0], study=1.0), 5):
         assert example.kind == "study" and len(example.continuations) == 1
+
+
+def test_tasks_are_distinct_within_a_window_and_a_later_start_joins_the_same_series() -> None:
+    env = make_envs(Recipe(envs=(("sdgym/Math-v0", {}, 1.0),)))[0]
+    series = [task.task_id for task in itertools.islice(drawn_tasks(env, 3, 0), WINDOW + 20)]
+    assert len({task_id.rsplit("-", 1)[1] for task_id in series[:WINDOW]}) == WINDOW
+    assert [task.task_id for task in itertools.islice(drawn_tasks(env, 3, WINDOW - 5), 25)] == series[WINDOW - 5 :]
+    assert [task.task_id for task in itertools.islice(drawn_tasks(env, 4, 0), 20)] != series[:20]
