@@ -25,16 +25,20 @@ class TeacherWeightsSpec:
     """Which weights the teacher has.
 
     Attributes:
-        kind: ``live``, ``frozen``, ``ema``, ``periodic`` or ``trust_region``.
+        kind: ``live``, ``frozen``, ``phase_start``, ``ema``, ``periodic``, ``trust_region`` or ``external``.
         rate: EMA rate a in θ_T ← (1−a)θ_T + aθ; for ``trust_region`` the mix towards the student.
         every: update period, in ``unit``.
         unit: ``step`` (rollout batch) or ``update`` (optimizer step).
+        reset_every: an ``ema`` becomes the student itself every so many units; 0 means never.
+        model: of ``external``: name or folder of a model with the student's tokenizer.
     """
 
     kind: str = "live"
     rate: float = 0.0
     every: int = 1
     unit: str = "step"
+    reset_every: int = 0
+    model: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +194,7 @@ class Algorithm:
 
     name: ClassVar[str] = ""
     Config: ClassVar[type[Preset]] = Preset
-    supervision: ClassVar[str] = "reward"
+    supervision: str = "reward"
     conditioners: Sequence[Any] = ()
     teacher_weights: TeacherWeightsSpec | None = None
     group_size: int | None = None

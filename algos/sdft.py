@@ -25,7 +25,7 @@ class SDFTConfig(OPSDConfig):
 
     divergence: Literal["forward_kl", "reverse_kl", "jensen_shannon", "mixed"] = "forward_kl"
     support: Literal["full", "student_topk", "teacher_topk", "sampled"] = "full"
-    teacher: Literal["live", "frozen", "phase_start", "ema", "periodic", "trust_region"] = "ema"
+    teacher: Literal["live", "frozen", "phase_start", "ema", "periodic", "trust_region", "external"] = "ema"
     teacher_rate: float = Field(default=0.01, ge=0.0, le=1.0)
     teacher_unit: Literal["step", "update"] = "update"
     skip_first: NonNegativeInt = 3

@@ -35,14 +35,18 @@ class UpdateSettings(Preset):
 class TeacherSettings(Preset):
     """Which weights the teacher has (see :class:`sdgym.algos.base.TeacherWeightsSpec`)."""
 
-    teacher: Literal["live", "frozen", "phase_start", "ema", "periodic", "trust_region"] = "live"
+    teacher: Literal["live", "frozen", "phase_start", "ema", "periodic", "trust_region", "external"] = "live"
     teacher_rate: float = Field(default=0.0, ge=0.0, le=1.0)
     teacher_every: PositiveInt = 1
     teacher_unit: Literal["step", "update"] = "step"
+    teacher_reset: NonNegativeInt = Field(default=0, description="an ema is the student again every so many units")
+    teacher_model: str = Field(default="", description="name or folder of an external teacher, which has the student's tokenizer")
 
     def teacher_weights(self) -> TeacherWeightsSpec:
         """Return them as the record the teacher is built from."""
-        return TeacherWeightsSpec(self.teacher, self.teacher_rate, self.teacher_every, self.teacher_unit)
+        return TeacherWeightsSpec(
+            self.teacher, self.teacher_rate, self.teacher_every, self.teacher_unit, self.teacher_reset, self.teacher_model
+        )
 
 
 class ContextSettings(Preset):

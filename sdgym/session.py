@@ -63,6 +63,27 @@ def make_sampler(policy: Policy, slots: int) -> Sampler:
     return TorchSampler(policy, slots=slots)
 
 
+def make_teacher(policy: Policy, spec: TeacherWeightsSpec, device: str) -> Teacher:
+    """Return the teacher of ``policy``.
+
+    Raises:
+        ConfigError: an external teacher without a name, or with another tokenizer than the policy's.
+    """
+    options = dataclasses.asdict(spec)
+    name = options.pop("model")
+    if spec.kind != "external":
+        return Teacher(policy.model, **options)
+    if not name:
+        raise ConfigError("teacher=external needs a model: set algo.teacher_model to a name or folder, such as runs/NAME/model")
+    other = Policy.load(name, device)
+    if other.tokenizer.get_vocab() != policy.tokenizer.get_vocab() or other.vocab_size != policy.vocab_size:
+        raise ConfigError(
+            f"the external teacher {name!r} has another tokenizer than {policy.name!r}, so it cannot score its tokens: "
+            "take a model of the same family, such as one trained from it"
+        )
+    return Teacher(policy.model, **options, model=other.model)
+
+
 def turn_limit(env: Any, level: str) -> int:
     """Return the tokens per turn that an environment asks for at ``level``."""
     limits = getattr(env.unwrapped, "max_action_tokens", {})
@@ -103,7 +124,7 @@ class Session:
             lambda: make_env(config.env.id, **kwargs), self.policy.chat, self.sampler, self.ledger, config.seed, config.max_live
         )
         self.accelerator = make_accelerator(self.device, config.dtype, folder, config.log.trackers)
-        self.teacher = Teacher(self.policy.model, **dataclasses.asdict(self.algorithm.teacher_weights or TeacherWeightsSpec()))
+        self.teacher = make_teacher(self.policy, self.algorithm.teacher_weights or TeacherWeightsSpec(), self.device)
         self.learner = self._learner()
 
     def _check_prompt(self) -> None:

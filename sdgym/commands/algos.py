@@ -26,16 +26,16 @@ def list_() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sdgym.algos.presets import algorithm_names, load_preset, preset_names, resolve
+    from sdgym.algos.presets import algorithm_names, build_algorithm, load_preset, preset_names
     from sdgym.registry import load_plugins
 
     load_plugins()
     table = Table("name", "uses", "status", "what it is", box=None, header_style="bold")
     for name in algorithm_names():
-        cls, _ = resolve(name)
+        algorithm = build_algorithm(name)
         preset = load_preset(name) if name in preset_names() else None
-        title = preset.title if preset else (cls.__doc__ or "").strip().partition("\n")[0]
-        table.add_row(name, cls.supervision, preset.status if preset else "own", title)
+        title = preset.title if preset else (type(algorithm).__doc__ or "").strip().partition("\n")[0]
+        table.add_row(name, algorithm.supervision, preset.status if preset else "own", title)
     Console().print(table)
     typer.echo("sdgym algos show NAME tells source, equations, deviations and every setting.")
 

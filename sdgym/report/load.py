@@ -187,11 +187,11 @@ def _known(value: float) -> float | None:
 
 def supervision_of(algo: str) -> str:
     """Return what the method may learn from, or ``?`` where its code is not at hand."""
-    from sdgym.algos.presets import resolve
+    from sdgym.algos.presets import build_algorithm
     from sdgym.errors import UserError
 
     try:
-        return str(resolve(algo)[0].supervision)
+        return str(build_algorithm(algo).supervision)
     except UserError:
         return "?"
 

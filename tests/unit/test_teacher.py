@@ -152,3 +152,42 @@ def test_settings_that_mean_nothing() -> None:
         Teacher(linear(0.0), "ema", rate=1.5)
     with pytest.raises(ConfigError, match="at least 1"):
         Teacher(linear(0.0), "periodic", every=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_average_that_is_reset_becomes_the_student_and_goes_on_from_there(dtype: torch.dtype) -> None:
+    """Every second step an average with a = ½, every third the student itself: TT-OPD's rule with small numbers."""
+    student = linear(0.0, dtype)
+    teacher = Teacher(student, "ema", rate=0.5, every=2, reset_every=3)
+    seen = []
+    for value in (1.0, 1.0, 3.0, 5.0, 5.0):
+        set_to(student, value)
+        teacher.after_step()
+        seen.append(weight_of(teacher))
+    assert seen == [0.0, 0.5, 3.0, 4.0, 4.0]
+
+
+def test_an_external_teacher_is_a_copy_of_its_model_and_never_moves() -> None:
+    student, other = linear(1.0), linear(7.0)
+    teacher = Teacher(student, "external", model=other)
+    set_to(student, 2.0), set_to(other, 8.0)
+    teacher.after_update(), teacher.after_step(), teacher.on_phase_enter()
+    assert weight_of(teacher) == 7.0
+    for kind, model in (("external", None), ("frozen", other)):
+        with pytest.raises(ConfigError, match="'external' need a model"):
+            Teacher(student, kind, model=model)
+
+
+def test_an_external_teacher_is_loaded_by_name_and_must_share_the_tokenizer() -> None:
+    from sdgym.algos.base import TeacherWeightsSpec
+    from sdgym.policy import Policy
+    from sdgym.session import make_teacher
+
+    policy = Policy.load("tiny")
+    spec = TeacherWeightsSpec("external", model="tiny")
+    ((model, weight),) = make_teacher(policy, spec, "cpu").mixture()
+    assert weight == 1.0 and model is not policy.model
+    with pytest.raises(ConfigError, match=r"set algo\.teacher_model"):
+        make_teacher(policy, TeacherWeightsSpec("external"), "cpu")
+    with pytest.raises(ConfigError, match="'tiny-b' has another tokenizer than 'tiny'"):
+        make_teacher(policy, TeacherWeightsSpec("external", model="tiny-b"), "cpu")
