@@ -25,5 +25,7 @@ for _name, _target in {
     "star": "sdgym.algos.star:Star",
     "vpd": "sdgym.algos.vpd:VPD",
     "sharpen": "sdgym.algos.sharpen:Sharpen",
+    "rltf": "sdgym.algos.rltf:RLTF",
+    "trace": "sdgym.algos.trace:Trace",
 }.items():
     algorithms.register(_name, _target)
