@@ -1,14 +1,15 @@
 # Every target sets up .venv first; a second run installs nothing.
 #   make install     set-up alone
 #   make demo        train and compare on the embedded policy (10 minutes), ends with an HTML report
-#   make test        fast tests (no root, no system packages)
+#   make test        fast tests (no root, no system packages), two files at a time
 #   make check       lint, format, types, layers
 #   make test-full   long lanes, restartable; writes runs/test-full/result.json
-# Variables: PYTHON (interpreter for .venv), VENV (where), LANES (pytest marker expression).
+# Variables: PYTHON (interpreter for .venv), VENV (where), LANES (pytest marker expression), WORKERS (test processes).
 
 PYTHON ?= python3
 VENV ?= .venv
 LANES ?= not slow and not system
+WORKERS ?= 2
 BIN := $(VENV)/bin
 # The stamp's name holds what the installation depends on, the folder included (an editable install points to it).
 STAMP := $(VENV)/.installed-$(shell { cat pyproject.toml constraints.txt; pwd; } | cksum | tr ' ' '-')
@@ -39,7 +40,7 @@ demo: $(STAMP)
 	$(BIN)/sdgym compare quick
 
 test: $(STAMP)
-	$(BIN)/pytest -m "$(LANES)"
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile -m "$(LANES)"
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -21,6 +21,8 @@ class Ledger:
         parameters: of the policy, for FLOPs.
         sampled_tokens: every token drawn for training, kept or not.
         discarded_tokens: those of groups an algorithm rejected (a part of ``sampled_tokens``).
+        second_pass_tokens: those drawn beside the rollouts: revisions, summaries, critiques, retries, data of a phase
+            (a part of ``sampled_tokens``).
         prompt_tokens: prompt and observation tokens read by the generator, per row, whatever it shared.
         teacher_tokens: tokens scored under teacher weights.
         scored_tokens: tokens scored without gradient under the policy's own weights.
@@ -38,6 +40,7 @@ class Ledger:
     parameters: int = 0
     sampled_tokens: int = 0
     discarded_tokens: int = 0
+    second_pass_tokens: int = 0
     prompt_tokens: int = 0
     teacher_tokens: int = 0
     scored_tokens: int = 0
@@ -53,6 +56,12 @@ class Ledger:
     eval_episodes: int = 0
     eval_env_steps: int = 0
     updates: int = 0
+
+    def charge_sampled(self, tokens: int, stream: str) -> None:
+        """Charge tokens drawn for training; every ``stream`` but ``train``, that of the rollouts, is a second pass."""
+        self.sampled_tokens += tokens
+        if stream != "train":
+            self.second_pass_tokens += tokens
 
     @property
     def flops(self) -> float:

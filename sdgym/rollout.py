@@ -187,7 +187,7 @@ class RolloutDriver:
             for sample in self.sampler.tick():
                 samples[sample.request_id - first] = sample
                 self.sampler.release(sample.request_id)
-                self.ledger.sampled_tokens += len(sample.ids)
+                self.ledger.charge_sampled(len(sample.ids), job.stream)
         return [samples[i] for i in range(len(prompts))]
 
     def _begin(self, order: tuple[int, int], task: Task, prompt: np.ndarray | None) -> Episode:
@@ -347,7 +347,7 @@ class RolloutDriver:
             self.ledger.eval_env_steps += steps
             self.ledger.eval_episodes += len(rows)
             return
-        self.ledger.sampled_tokens += sampled
+        self.ledger.charge_sampled(sampled, job.stream)
         self.ledger.env_steps += steps
         self.ledger.verifier_calls += steps
         self.ledger.episodes += len(rows)

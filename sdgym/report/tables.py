@@ -172,6 +172,7 @@ def place(value: float, ends: tuple[float, float]) -> float:
 COSTS = {
     "sampled tokens": "sampled_tokens",
     "of these discarded": "discarded_tokens",
+    "of these second passes": "second_pass_tokens",
     "teacher-scored": "teacher_tokens",
     "trained": "trained_tokens",
     "verifier calls": "verifier_calls",

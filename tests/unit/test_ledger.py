@@ -18,6 +18,13 @@ def test_state_survives() -> None:
     assert other == ledger and other.summary()["flops"] == ledger.flops
 
 
+def test_every_stream_but_the_rollouts_is_a_second_pass() -> None:
+    ledger = Ledger()
+    ledger.charge_sampled(5, "train")
+    ledger.charge_sampled(3, "train-revise")
+    assert (ledger.sampled_tokens, ledger.second_pass_tokens) == (8, 3)
+
+
 def test_other_counters_are_refused() -> None:
     with pytest.raises(CheckpointError, match="tokens_of_old"):
         Ledger().load_state_dict({**Ledger().state_dict(), "tokens_of_old": 1})

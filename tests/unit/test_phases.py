@@ -124,6 +124,7 @@ def test_a_second_pass_starts_from_the_given_tokens_and_is_charged(model: str, t
     noted = sum(len(sample.ids) for sample in algorithm.notes)
     ledger = trainer.session.ledger
     assert ledger.sampled_tokens == sum(row.action_length for row in sampled) + noted
+    assert ledger.second_pass_tokens == ledger.sampled_tokens - sum(row.action_length for row in algorithm.seen)
     assert ledger.episodes == ledger.verifier_calls == len(sampled) == 4 + 8 + 4
     last = lines(tmp_path / "run")[-1]
     assert last["algo/retries"] == 8 and last["algo/rows"] == 12
