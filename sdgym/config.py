@@ -92,6 +92,20 @@ class OptimizerConfig(Section):
     grad_clip: NonNegativeFloat = 1.0
 
 
+class LoraConfig(Section):
+    """A trained adapter in place of trained weights (PEFT).
+
+    Attributes:
+        rank: r; 0 trains all weights.
+        alpha: the adapter is scaled by alpha / rank; None means 1.
+        targets: names of the modules that get one, as ``[q_proj, v_proj]``; None means every linear one but the head.
+    """
+
+    rank: NonNegativeInt = 0
+    alpha: PositiveInt | None = None
+    targets: tuple[str, ...] | None = None
+
+
 class UpdateConfig(Section):
     """How a batch is pushed through the model; none of it changes the objective.
 
@@ -197,6 +211,7 @@ class RunConfig(Section):
     max_live: PositiveInt = 256
     sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    lora: LoraConfig = LoraConfig()
     update: UpdateConfig = UpdateConfig()
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

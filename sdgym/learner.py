@@ -322,13 +322,13 @@ class Learner:
             for key, value in state.items()
             if isinstance(value, Tensor)
         }
-        weights = {name: p.data for name, p in self.model.named_parameters()}
+        weights = {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}
         return {"weights": weights, "optimizer": moments, "teacher": self.teacher.state_dict(), "updates": self.updates}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over :meth:`state_dict`. Raises :class:`CheckpointError` if the model is another one."""
-        own = dict(self.model.named_parameters())
+        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if set(own) != set(state["weights"]):
             raise CheckpointError("the checkpoint holds the weights of another model; resume with the original config")
         for name, parameter in own.items():

@@ -14,6 +14,7 @@ from sdgym.errors import ConfigError, PolicyError, UnknownNameError
 from sdgym.model_store import EMBEDDED, FETCHABLE, known_names, local_path
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -30,7 +31,10 @@ class Policy:
         context_limit: positions the model was built for.
         vocab_size: V, the width of the logits.
         token_cost: attention cells worth one token, for :func:`sdgym.packing.pack`.
+        adapter: PEFT's view of ``model`` where an adapter is trained instead of the weights (:func:`sdgym.adapters.add_lora`).
     """
+
+    adapter: PeftModel | None = None
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, enable_thinking: bool | None = None) -> None:
         self.model = model
@@ -56,7 +60,8 @@ class Policy:
     ) -> Policy:
         """Load an embedded policy, a fetched model, a local folder or a Hugging Face id.
 
-        Only safetensors weights are read and no code from a model folder is ever run.
+        Only safetensors weights are read and no code from a model folder is ever run. The folder of a PEFT adapter
+        gives its base model with the adapter merged in.
 
         Args:
             name_or_path: ``tiny`` and its siblings, a name of ``sdgym model list``, a folder, or ``owner/name``.
@@ -77,6 +82,12 @@ class Policy:
         if threads is not None:
             torch.set_num_threads(max(1, threads))
         folder = local_path(name_or_path)
+        if folder is None and (Path(name_or_path).expanduser() / "adapter_config.json").is_file():
+            from sdgym.adapters import load_adapter
+
+            return load_adapter(
+                Path(name_or_path).expanduser(), device=device, dtype=dtype, threads=threads, enable_thinking=enable_thinking
+            )
         if folder is None and name_or_path in FETCHABLE:
             raise PolicyError(f"model {name_or_path!r} is not here yet; get it with: sdgym model fetch {name_or_path}")
         if folder is None and name_or_path in EMBEDDED:
@@ -113,8 +124,11 @@ class Policy:
         return head_logits(self.model, hidden)
 
     def save(self, path: str | Path) -> None:
-        """Write model, tokenizer and chat template as a Hugging Face folder (safetensors)."""
-        self.model.save_pretrained(path)
+        """Write model (or adapter), tokenizer and chat template as a Hugging Face (or PEFT) folder (safetensors)."""
+        if self.adapter is None:
+            self.model.save_pretrained(path)
+        else:
+            self.adapter.save_pretrained(str(path), selected_adapters=["default"])
         self.tokenizer.save_pretrained(path)
 
     def state_hash(self) -> str:

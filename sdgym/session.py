@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from sdgym.adapters import add_lora
 from sdgym.algos.base import TeacherWeightsSpec
 from sdgym.algos.presets import build_algorithm
 from sdgym.config import RunConfig
@@ -72,7 +73,7 @@ def make_teacher(policy: Policy, spec: TeacherWeightsSpec, device: str) -> Teach
     options = dataclasses.asdict(spec)
     name = options.pop("model")
     if spec.kind != "external":
-        return Teacher(policy.model, **options)
+        return Teacher(policy.model, **options, adapter=policy.adapter)
     if not name:
         raise ConfigError("teacher=external needs a model: set algo.teacher_model to a name or folder, such as runs/NAME/model")
     other = Policy.load(name, device)
@@ -117,6 +118,8 @@ class Session:
             raise ConfigError(f"the environment {config.env.id!r} has no tasks(): sdgym trains on subclasses of sdgym.TextEnv")
         self.device = pick_device(config.device)
         self.policy = Policy.load(config.model, self.device, "float32", config.threads, config.thinking)
+        if config.lora.rank:
+            add_lora(self.policy, config.lora, config.seed)
         self._check_prompt()
         self.ledger = Ledger(parameters=sum(p.numel() for p in self.policy.model.parameters()))
         self.sampler = make_sampler(self.policy, config.max_live)
