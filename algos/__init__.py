@@ -27,5 +27,9 @@ for _name, _target in {
     "sharpen": "sdgym.algos.sharpen:Sharpen",
     "rltf": "sdgym.algos.rltf:RLTF",
     "trace": "sdgym.algos.trace:Trace",
+    "pi_distill": "sdgym.algos.pi_distill:PiDistill",
+    "atesd": "sdgym.algos.atesd:ATESD",
+    "tsd_kd": "sdgym.algos.tsd_kd:TSDKD",
+    "curio_sft": "sdgym.algos.curio_sft:CurioSFT",
 }.items():
     algorithms.register(_name, _target)

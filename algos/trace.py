@@ -106,7 +106,7 @@ class Trace(Algorithm):
         for name, direction, success in (("key", c.right, True), ("error", c.wrong, False)):
             rows = [i for i in usable_rows(batch) if batch.rows[i].success is success and self.spans[i].any()]
             items = build_items(batch, context, rows, references=[views], weight=weight, ratios=False)
-            loss = DistillLoss(direction, support=c.support, pointwise_clip=c.pointwise_clip)
+            loss = DistillLoss(divergence=direction, support=c.support, pointwise_clip=c.pointwise_clip)
             if items:
                 terms.append(LossTerm(name, loss, items, scale, "seq_mean_token_sum", count_empty=True, rows=len(batch.rows)))
         return terms
