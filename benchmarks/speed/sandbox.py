@@ -2,25 +2,26 @@
 
 ``python -m sdgym.benchmarks.speed.sandbox [--rounds N] [--tests K] [--out FILE]``
 
-A round starts the sandboxes' interpreter with an empty program once, and judges one submission of K tests in
-a fresh sandbox of every tier that holds here, alternating; the ratio is of median wall times. The submission
-is one line, so that what is measured is the sandbox.
+A round starts the sandboxes' interpreter with an empty program once, judges one submission of K tests in a
+fresh sandbox of every tier that holds here, and K tests in one that has started already, alternating; ratios
+are of median wall times. The submission is one line, so that what is measured is the sandbox.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import pathlib
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sdgym.benchmarks.speed.machine import machine
-from sdgym.verifiers.sandbox import Session, Tier, choose, interpreter, probes
+from sdgym.verifiers.sandbox import AUTO, Session, Tier, choose, interpreter, probes
 
 SOURCE = "def f(x): return 2 * x"
 
@@ -33,16 +34,38 @@ def bare(python: interpreter.Interpreter) -> None:
 def submission(tier: Tier, tests: int) -> None:
     """Judge one submission in a fresh sandbox."""
     with Session(tier, SOURCE) as session:
-        for x in range(tests):
-            result = session.call("f", [x])
-            if (result.status, result.value) != ("ok", 2 * x):
-                raise RuntimeError(f"the sandbox {tier.name} gives {result}")
+        ask(session, tests)
 
 
-def measure(rounds: int, tests: int) -> dict[str, Any]:
-    """Return median seconds and their ratios to a bare start."""
-    contestants: dict[str, Callable[[], None]] = {"bare": functools.partial(bare, interpreter.usable())}
-    contestants |= {probe.name: functools.partial(submission, choose(probe.name), tests) for probe in probes() if not probe.problem}
+def ask(session: Session, tests: int) -> None:
+    """Run tests of the submission."""
+    for x in range(tests):
+        result = session.call("f", [x])
+        if (result.status, result.value) != ("ok", 2 * x):
+            raise RuntimeError(f"the sandbox {session.tier.name} gives {result}")
+
+
+def measure(rounds: int, tests: int, tiers: Sequence[str] = AUTO) -> dict[str, Any]:
+    """Return median seconds and their ratios to a bare start: of submissions, and of a single test in a sandbox that runs."""
+    held = [choose(probe.name) for probe in probes() if probe.name in tiers and not probe.problem]
+    with contextlib.ExitStack() as stack:
+        contestants: dict[str, Callable[[], None]] = {"bare": functools.partial(bare, interpreter.usable())}
+        contestants |= {tier.name: functools.partial(submission, tier, tests) for tier in held}
+        contestants |= {f"warm {t.name}": functools.partial(ask, stack.enter_context(Session(t, SOURCE)), tests) for t in held}
+        seconds = _timed(contestants, rounds)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "machine": machine(),
+        "rounds": rounds,
+        "tests": tests,
+        "seconds": seconds,
+        "median": median,
+        "ratio": {tier.name: median[tier.name] / median["bare"] for tier in held},
+        "ratio_per_test": {tier.name: median[f"warm {tier.name}"] / tests / median["bare"] for tier in held},
+    }
+
+
+def _timed(contestants: Mapping[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for run in contestants.values():
         run()  # warm caches
@@ -51,9 +74,7 @@ def measure(rounds: int, tests: int) -> dict[str, Any]:
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
-    median = {name: statistics.median(values) for name, values in seconds.items()}
-    ratio = {name: value / median["bare"] for name, value in median.items() if name != "bare"}
-    return {"machine": machine(), "rounds": rounds, "tests": tests, "seconds": seconds, "median": median, "ratio": ratio}
+    return seconds
 
 
 def main() -> None:
@@ -67,7 +88,10 @@ def main() -> None:
     arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"bare start {result['median']['bare'] * 1e3:.1f} ms, load {result['machine']['load_1min']}")
     for name, ratio in result["ratio"].items():
-        print(f"{name}: {result['median'][name] * 1e3:.1f} ms for {result['tests']} tests = {ratio:.2f} starts")
+        each = result["ratio_per_test"][name]
+        print(
+            f"{name}: {result['median'][name] * 1e3:.1f} ms for {result['tests']} tests = {ratio:.2f} starts; once started {each:.2f} a test"
+        )
 
 
 if __name__ == "__main__":

@@ -16,11 +16,14 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import docker
 import psutil
 import pytest
 
+from sdgym.benchmarks.speed import sandbox as sandbox_speed
 from sdgym.verifiers.code_suite import Behaviour, CallTest, passes
 from sdgym.verifiers.sandbox import AUTO, Limits, Session, Tier, choose, interpreter, probes, sandbox_available
+from sdgym.verifiers.sandbox.docker import LABEL, Docker, owner
 from sdgym.verifiers.sandbox.landlock import Landlock, kernel_abi
 
 DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
@@ -30,6 +33,8 @@ STRANGER = 54321
 MASKS = (1, 2, 4, 7)
 QUICK = 10
 """The fast lane runs every tenth program, the slow one all."""
+CONTAINED = 3
+"""In containers, whose start takes a quarter of a second, the lane of the system packages runs every third."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +157,24 @@ def _traces() -> dict[str, Any]:
     """Return what an attack could leave behind on this machine."""
     folders = {tempfile.gettempdir(), "/dev/shm", "/", os.getcwd()}
     files = {p for folder in folders for p in map(str, pathlib.Path(folder).glob("sdgym-attack*"))}
-    return {"children": _children(), "files": files, "mounts": pathlib.Path("/proc/self/mountinfo").read_text()}
+    return {"children": _children(), "files": files, "mounts": _mounts(), "containers": _containers()}
+
+
+def _mounts() -> list[str]:
+    """Return this machine's mounts but the root and network of a container, which go with it."""
+    lines = pathlib.Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line for line in lines if "/overlay2/" not in line and "/netns/" not in line]
+
+
+def _containers() -> int:
+    """Return how many containers of ours there are, if containers are used at all; one may wait for its submission."""
+    if any(probe.problem for probe in probes() if probe.name == "docker"):
+        return 0
+    client = docker.from_env()
+    try:
+        return len(client.containers.list(all=True, filters={"label": f"{LABEL}={owner()}"}))
+    finally:
+        client.close()
 
 
 def _children() -> set[int]:
@@ -179,6 +201,7 @@ def nothing_left() -> Iterator[None]:
     assert not after["children"] - before["children"], "a process is left"
     assert not after["files"] - before["files"], "a file is left"
     assert after["mounts"] == before["mounts"], "a mount is left"
+    assert after["containers"] <= 1, "a container is left"
 
 
 @pytest.mark.parametrize("attack", [pytest.param(a, id=a.name) for a in FAST])
@@ -191,6 +214,52 @@ def test_no_program_beats_the_chosen_sandbox(attack: Attack, automatic: Tier, no
 @pytest.mark.parametrize("name", ["bwrap", *(f"landlock-{abi}" for abi in MASKS), "docker"])
 def test_no_program_beats_any_sandbox(name: str, attack: Attack, nothing_left: None) -> None:
     assert outcome(_usable(name), attack) == ""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("attack", [pytest.param(a, id=a.name) for a in ATTACKS[::CONTAINED]])
+def test_no_program_beats_a_container(attack: Attack, nothing_left: None) -> None:
+    assert outcome(_usable("docker"), attack) == ""
+
+
+ORPHAN = """
+import os
+from sdgym.verifiers.sandbox import Session, choose
+session = Session(choose("docker"), "def f(): return 1")
+print(session.call("f", []).value, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.system
+def test_the_next_process_removes_what_a_killed_one_left() -> None:
+    _usable("docker")
+    killed = subprocess.run([sys.executable, "-c", ORPHAN], capture_output=True, text=True, timeout=120)
+    assert (killed.returncode, killed.stdout) == (-9, "1\n"), killed.stderr
+    client = docker.from_env()
+    try:
+        ours = {c.id for c in client.containers.list(all=True, filters={"label": f"{LABEL}={owner()}"})}
+        assert {c.id for c in client.containers.list(all=True, filters={"label": LABEL})} - ours, "nothing was left to remove"
+        tier = Docker()
+        with Session(tier, "def f(): return 2") as session:
+            assert session.call("f", []).value == 2
+        tier.close()
+        assert {c.id for c in client.containers.list(all=True, filters={"label": LABEL})} == ours
+    finally:
+        client.close()
+
+
+@pytest.mark.system
+def test_a_test_in_a_container_that_runs_costs_less_than_a_start_of_an_interpreter() -> None:
+    _usable("docker")
+    assert sandbox_speed.measure(rounds=11, tests=10, tiers=("docker",))["ratio_per_test"]["docker"] <= 1
+
+
+@pytest.mark.slow
+def test_a_submission_of_ten_tests_costs_five_starts_of_an_interpreter() -> None:
+    _usable("bwrap")
+    seconds = sandbox_speed.measure(rounds=40, tests=10, tiers=("bwrap",))["seconds"]
+    assert min(seconds["bwrap"]) <= 5 * min(seconds["bare"])  # the least is what it costs; the rest is what else the machine does
 
 
 def _as_stranger(names: tuple[str, ...], attacks: tuple[Attack, ...]) -> list[str]:

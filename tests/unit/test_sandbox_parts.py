@@ -15,7 +15,7 @@ import sdgym.verifiers.sandbox as sandbox
 from sdgym.errors import ConfigError, UnknownNameError
 from sdgym.verifiers.sandbox import Limits, SandboxError, Session, Tier, attacks, choose, docker, sandbox_available, seccomp
 from sdgym.verifiers.sandbox.base import Started
-from sdgym.verifiers.sandbox.landlock import rights
+from sdgym.verifiers.sandbox.fence import rights
 from sdgym.verifiers.sandbox.runner import Encoder, Unplain
 from sdgym.verifiers.sandbox.unsafe import Unsafe
 from sdgym.verifiers.sandbox.values import decode, loads, same, same_output

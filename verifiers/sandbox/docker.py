@@ -2,9 +2,10 @@
 
 A container idles with its runner's bootstrap attached to standard input and output; taking one starts the
 next in the background, so that its start (a quarter of a second) is not waited for. No network, read-only
-root, no capabilities, no new privileges, memory, process and descriptor limits; inside, the system-call
-filter and the limits of every tier. Containers carry a label with their owner and are removed with it: at
-the end of the process, or by the next process that finds the owner gone.
+root, no capabilities, no new privileges, memory, process and descriptor limits; inside, Landlock, the
+system-call filter and the limits of every tier: a program sees no more of the image than of this machine
+elsewhere. Containers carry a label with their owner and are removed with it: at the end of the process, or
+by the next process that finds the owner gone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import contextlib
+import inspect
+import json
 import marshal
 import os
 import pathlib
@@ -19,15 +22,19 @@ import platform
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from sdgym.verifiers.sandbox import interpreter, seccomp
+from sdgym.verifiers.sandbox import fence, interpreter, seccomp
 from sdgym.verifiers.sandbox.base import SandboxError, Started
 
 IMAGE_VARIABLE, DEFAULT_IMAGE = "SDGYM_DOCKER_IMAGE", "python:3.11-slim"
 LABEL = "sdgym.sandbox.owner"
 STDOUT = 1
+RULES_FD = 200
+"""Where a container keeps its Landlock rule set until its runner restricts itself."""
 MEMORY, PROCESSES = "1g", 64
+LOOK_SECONDS = 60.0
 
 
 def image() -> str:
@@ -35,10 +42,10 @@ def image() -> str:
     return os.environ.get(IMAGE_VARIABLE, DEFAULT_IMAGE)
 
 
-def settings() -> dict[str, Any]:
-    """Return what every container is created with."""
+def settings(program: str = interpreter.BOOT) -> dict[str, Any]:
+    """Return what every container is created with; ``program`` is what its Python runs."""
     return {
-        "command": ["python3", *interpreter.FLAGS, "-c", interpreter.BOOT],
+        "command": ["python3", *interpreter.FLAGS, "-c", program],
         "environment": interpreter.ENVIRONMENT,
         "working_dir": "/",
         "stdin_open": True,
@@ -56,6 +63,17 @@ def settings() -> dict[str, Any]:
         "log_config": {"type": "none"},
         "labels": {LABEL: owner()},
     }
+
+
+def fenced(python: Mapping[str, Any]) -> str:
+    """Return the program of a container: prepare the rule set for ``python`` (see ``interpreter.LOOK``), then wait for a runner."""
+    other = [python["executable"], *python["shared"], python["dynamic"]]
+    return f"""{inspect.getsource(fence)}
+allowed = readable({python["library"]!r}, {list(interpreter.PACKAGES)!r}, {[path for path in other if path]!r})
+os.dup2(ruleset(min(version(), {fence.NEWEST}), allowed), {RULES_FD})
+for name in set(os.environ) - {set(interpreter.ENVIRONMENT)!r}:
+    del os.environ[name]
+{interpreter.BOOT}"""
 
 
 def owner() -> str:
@@ -148,6 +166,7 @@ class Docker:
         self._background: concurrent.futures.ThreadPoolExecutor | None = None
         self._spare: concurrent.futures.Future[DockerChannel] | None = None
         self._client: Any = None
+        self._python: Mapping[str, Any] = {}
 
     def missing(self) -> str:
         """Return what this machine lacks, or nothing."""
@@ -160,42 +179,69 @@ class Docker:
             client.ping()
         except (docker.errors.DockerException, OSError) as error:
             return f"no Docker engine answers: {_reason(error)}; start one, or set DOCKER_HOST"
+        with contextlib.closing(client):
+            try:
+                client.images.get(image())
+            except docker.errors.ImageNotFound:
+                return f"the image {image()} is not there (docker pull {image()}, or name one in {IMAGE_VARIABLE})"
+            except docker.errors.DockerException as error:
+                return f"the Docker engine fails: {error}"
         try:
-            client.images.get(image())
-        except docker.errors.ImageNotFound:
-            return f"the image {image()} is not there (docker pull {image()}, or name one in {IMAGE_VARIABLE})"
-        except docker.errors.DockerException as error:
-            return f"the Docker engine fails: {error}"
-        return ""
+            python = self._connected()
+        except (SandboxError, TimeoutError) as error:
+            return f"the image {image()} cannot be used: {error or 'its Python does not answer'}"
+        return _unfit(python)
 
     def start(self) -> Started:
         """Hand over the container that waits, and have the next one started."""
+        python = self._connected()
+        if _unfit(python):
+            raise SandboxError(_unfit(python))
         with self._lock:
-            if self._background is None:
-                self._connect()
             assert self._background is not None
-            taken = self._spare or self._background.submit(self._create)
-            self._spare = self._background.submit(self._create)
-        channel = taken.result()
-        runner = marshal.dumps(interpreter.runner_source(), 2)
-        return Started(channel, runner, {"uid": -1, "seccomp": seccomp.assemble(), "others": None})
+            taken = self._spare or self._background.submit(self._create, fenced(python))
+            self._spare = self._background.submit(self._create, fenced(python))
+        inner = {"uid": -1, "landlock": RULES_FD, "seccomp": seccomp.assemble(), "others": None}
+        return Started(taken.result(), bytes.fromhex(python["runner"]), inner)
 
-    def _connect(self) -> None:
+    def _connected(self) -> Mapping[str, Any]:
+        """Connect to the engine, remove what dead owners left, and return what the image's Python is; once."""
         import docker
 
-        self._client = docker.from_env(timeout=60)
-        self._background = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="containers")
-        for container in self._client.containers.list(all=True, filters={"label": LABEL}):
-            if not alive(container.labels.get(LABEL, "")):
-                _remove(container)
-        atexit.register(self.close)
+        with self._lock:
+            if self._background is None:
+                self._client = docker.from_env(timeout=60)
+                self._background = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="containers")
+                for container in self._client.containers.list(all=True, filters={"label": LABEL}):
+                    if not alive(container.labels.get(LABEL, "")):
+                        _remove(container)
+                atexit.register(self.close)
+            if not self._python:
+                self._python = self._look()
+            return self._python
 
-    def _create(self) -> DockerChannel:
+    def _look(self) -> Mapping[str, Any]:
+        """Ask the image's Python what it consists of, in a container of its own."""
+        until = time.monotonic() + LOOK_SECONDS
+        channel = self._create(interpreter.BOOT)
+        try:
+            program = f"import io, sys\nsys.stdin = io.StringIO({interpreter.runner_source()!r})\n{interpreter.LOOK}"
+            data = marshal.dumps(program, 2)
+            channel.send(len(data).to_bytes(4, "big") + data, until)
+            line = b""
+            while not line.endswith(b"\n"):
+                line += channel.receive(1, until)
+        finally:
+            channel.close()
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def _create(self, program: str) -> DockerChannel:
         import docker
 
         container = None
         try:
-            container = self._client.containers.create(image(), **settings())
+            container = self._client.containers.create(image(), **settings(program))
             attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 0, "stream": 1})
             container.start()
         except (docker.errors.DockerException, OSError) as error:
@@ -216,3 +262,12 @@ class Docker:
                 spare.result().close()
         background.shutdown()
         self._client.close()
+
+
+def _unfit(python: Mapping[str, Any]) -> str:
+    """Return why a Python cannot be used in a container, or nothing."""
+    if tuple(python["version"]) < (3, 11):
+        return f"the image {image()} has Python {'.'.join(map(str, python['version']))}, at least 3.11 is needed"
+    if python["landlock"] < 1:
+        return "Landlock cannot be used in its containers (kernel 5.13 or newer with lsm=landlock, and an engine whose profile allows it)"
+    return ""

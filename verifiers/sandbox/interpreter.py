@@ -31,18 +31,21 @@ def take(n):
     return data
 exec(marshal.loads(take(int.from_bytes(take(4), 'big'))))"""
 """The command line of every sandbox: the runner itself comes through the pipe."""
-_PACKAGES = ("site-packages", "dist-packages")
-_LOOK = """
+PACKAGES = ("site-packages", "dist-packages")
+LOOK = """
 import sys, os, json, sysconfig, marshal, ctypes, hashlib, decimal, zlib, bz2, lzma, resource, select, _json
 source = sys.stdin.read()
 maps = {line.split(None, 5)[5].strip() for line in open('/proc/self/maps') if '/' in line}
 libraries = sorted({os.path.dirname(p) for p in maps if '.so' in os.path.basename(p)})
+landlock = ctypes.CDLL(None).syscall(444, None, ctypes.c_size_t(0), 1) if sys.platform == 'linux' else 0
 print(json.dumps({
+    'landlock': landlock,
     'executable': os.path.realpath(sys.executable), 'version': list(sys.version_info[:3]),
     'library': sysconfig.get_paths()['stdlib'], 'dynamic': sysconfig.get_config_var('DESTSHARED') or '', 'shared': libraries,
     'runner': marshal.dumps(compile(source, 'runner', 'exec', dont_inherit=True, optimize=2)).hex(),
-}))
+}), flush=True)
 """
+"""Prints what this interpreter consists of, and the runner (given on standard input) compiled by it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +110,7 @@ def _look(executable: str) -> Interpreter | None:
     drop = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
     with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError):
         done = subprocess.run(
-            [executable, *FLAGS, "-c", _LOOK],
+            [executable, *FLAGS, "-c", LOOK],
             input=runner_source(),
             capture_output=True,
             text=True,
@@ -132,7 +135,7 @@ def _loader(executable: str) -> list[str]:
 
 def _interpreter(said: dict[str, object]) -> Interpreter:
     library = pathlib.Path(str(said["library"]))
-    hidden = tuple(name for name in _PACKAGES if (library / name).is_dir())
+    hidden = tuple(name for name in PACKAGES if (library / name).is_dir())
     shared: list[str] = said["shared"]  # type: ignore[assignment]
     other = [str(said["executable"]), *_loader(str(said["executable"])), *shared, str(said["dynamic"])]
     outside = tuple(path for path in dict.fromkeys(other) if os.path.exists(path) and not pathlib.Path(path).is_relative_to(library))

@@ -8,36 +8,20 @@ truncation (3), TCP (4), device control (5), abstract sockets and signals (6).
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import os
-import pathlib
 import platform
-import struct
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from sdgym.verifiers.sandbox import interpreter, seccomp
+from sdgym.verifiers.sandbox import fence, interpreter, seccomp
 from sdgym.verifiers.sandbox.base import SandboxError, Started
 from sdgym.verifiers.sandbox.process import ProcessChannel
-
-CREATE_RULESET, ADD_RULE = 444, 445
-VERSION_FLAG, PATH_BENEATH = 1, 1
-EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1, 2, 4, 8
-NEWEST = 7
-_DEVICES = {"/dev/null": READ_FILE | WRITE_FILE, "/dev/zero": READ_FILE, "/dev/urandom": READ_FILE, "/dev/random": READ_FILE}
 
 
 def kernel_abi() -> int:
     """Return the Landlock interface version of this kernel, 0 if there is none."""
     if not seccomp.supported() or platform.system() != "Linux":
         return 0
-    return max(0, int(_libc().syscall(CREATE_RULESET, None, ctypes.c_size_t(0), VERSION_FLAG)))
-
-
-def rights(abi: int) -> tuple[int, int, int]:
-    """Return the file, network and scope rights that interface ``abi`` can take away, as bit masks."""
-    files = 13 + (abi >= 2) + (abi >= 3) + (abi >= 5)
-    return (1 << files) - 1, 0b11 if abi >= 4 else 0, 0b11 if abi >= 6 else 0
+    return max(0, fence.version())
 
 
 class Landlock:
@@ -49,7 +33,7 @@ class Landlock:
 
     name: ClassVar[str] = "landlock"
 
-    def __init__(self, abi: int = NEWEST) -> None:
+    def __init__(self, abi: int = fence.NEWEST) -> None:
         self._most, self._ruleset = abi, -1
 
     def missing(self) -> str:
@@ -66,7 +50,11 @@ class Landlock:
         """Start an empty sandbox: the runner restricts itself before it reads a submission."""
         python = interpreter.usable()
         if self._ruleset < 0:
-            self._ruleset = _ruleset(min(self._most, kernel_abi()), python)
+            try:
+                allowed = fence.readable(python.library, list(python.hidden), list(python.other))
+                self._ruleset = fence.ruleset(min(self._most, kernel_abi()), allowed)
+            except OSError as error:
+                raise SandboxError(f"no Landlock rule set can be made: {error}") from error
         channel = ProcessChannel(python.command, pass_fds=[self._ruleset])
         others = threads_of(interpreter.confined_uid())
         return Started(channel, python.runner, {"landlock": self._ruleset, "seccomp": seccomp.assemble(), "others": others})
@@ -92,39 +80,3 @@ def threads_of(uid: int) -> int | None:
     except OSError:
         return None
     return total
-
-
-@functools.cache
-def _libc() -> Any:
-    return ctypes.CDLL(None, use_errno=True)
-
-
-def _ruleset(abi: int, python: interpreter.Interpreter) -> int:
-    """Return the descriptor of a rule set that allows reading ``python`` and nothing else."""
-    files, network, scope = rights(abi)
-    attributes = struct.pack("=QQQ", files, network, scope)[: 8 if abi < 4 else 16 if abi < 6 else 24]
-    ruleset: int = _libc().syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), 0)
-    if ruleset < 0:
-        raise SandboxError(f"landlock_create_ruleset: {os.strerror(ctypes.get_errno())}")
-    library = pathlib.Path(python.library)
-    readable = [str(path) for path in library.iterdir() if path.name not in python.hidden]
-    for path in map(pathlib.Path, python.other):  # a folder of shared libraries may hold the whole standard library: not that part
-        inside = path.is_dir() and library.is_relative_to(path)
-        readable += [str(p) for p in path.iterdir() if not library.is_relative_to(p)] if inside else [str(path)]
-    allowed = {python.library: READ_DIR} | dict.fromkeys(readable, READ_FILE | READ_DIR) | _DEVICES
-    for name, right in allowed.items():
-        _allow(ruleset, name, right)
-    return ruleset
-
-
-def _allow(ruleset: int, path: str, right: int) -> None:
-    if not os.path.exists(path):
-        return
-    if not pathlib.Path(path).is_dir():
-        right &= ~READ_DIR
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        if _libc().syscall(ADD_RULE, ruleset, PATH_BENEATH, struct.pack("=Qi", right, fd), 0) != 0:
-            raise SandboxError(f"landlock_add_rule {path}: {os.strerror(ctypes.get_errno())}")
-    finally:
-        os.close(fd)

@@ -85,9 +85,9 @@ class ProcessChannel:
     def close(self) -> None:
         """Let it end by closing its input; kill it if it does not."""
         self._in.close()
-        try:
-            self.process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
+        if _ends(self.process, PATIENCE):
+            self.process.wait()
+        else:
             self.kill()
         if self._group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -99,3 +99,19 @@ class ProcessChannel:
         """End it the hard way and reap it."""
         self.process.kill()
         self.process.wait()
+
+
+def _ends(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Return whether ``process`` ends within ``seconds``; ``Popen.wait`` would look again after ever longer naps."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # another system, or an old kernel
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        return process.returncode is not None
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    try:
+        return bool(poller.poll(seconds * 1000))
+    finally:
+        os.close(fd)
