@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdgym.config import AlgoConfig, RunConfig, differences, make_config, merge, parse_set, read_yaml
 from sdgym.errors import ConfigError, RunFolderError
+from sdgym.files import storage_error
 
 if TYPE_CHECKING:
     from sdgym.evaluation import EvalReport
@@ -87,6 +88,11 @@ def train(
     folder = RunFolder(folder_path, resume)
     try:
         return Trainer(chosen, folder, told, resume).run()
+    except Exception as error:  # raised again unless it is the disk's
+        refused = storage_error(error, folder_path)
+        if refused is None:
+            raise
+        raise refused from error
     finally:
         folder.close()
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from sdgym.core import Feedback, Outcome, Segment, StopReason, Task, Trajectory, TurnSpan
 from sdgym.errors import DataError
+from sdgym.files import replace_file
 
 
 class RolloutBuffer:
@@ -63,7 +64,7 @@ class RolloutBuffer:
 
     def save(self, path: str | pathlib.Path) -> None:
         """Write the rows as Parquet (zstd); :meth:`load` gives equal rows back."""
-        pathlib.Path(path).write_bytes(self.to_bytes())
+        replace_file(pathlib.Path(path), self.to_bytes())
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> RolloutBuffer:

@@ -52,23 +52,41 @@ class CheckpointStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         final, temporary = self.path(step), self.folder / f".writing-{step:06d}"
-        for stale in (temporary, *self.folder.glob(".writing-*")):
-            shutil.rmtree(stale, ignore_errors=True)
-        temporary.mkdir()
+        self.clean()
         structure, tensors = encode(tree)
-        _write(temporary / _TENSORS, _safetensors_bytes(tensors))
-        _write(temporary / _STATE, json.dumps(structure).encode())
-        files = {name: _digest(temporary / name) for name in (_TENSORS, _STATE)}
-        manifest = {"format": FORMAT, "step": step, "files": files, "circumstances": {**circumstances_now(), **(circumstances or {})}}
-        _write(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
-        _sync_folder(temporary)
+        try:
+            self._write(temporary, step, structure, tensors, circumstances or {})
+        except OSError:
+            self.clean()  # a full disk gets its room back
+            raise
         if final.exists():
-            shutil.rmtree(final)
+            self._drop(final)
         os.replace(temporary, final)
         _sync_folder(self.folder)
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(old))
+            self._drop(self.path(old))
         return final
+
+    def clean(self) -> None:
+        """Delete what a process that died while saving has left."""
+        for stale in self.folder.glob(".writing-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+
+    def _drop(self, path: pathlib.Path) -> None:
+        """Delete a checkpoint; killed on the way, no half of it remains under its name."""
+        gone = self.folder / f".writing-old-{path.name}"
+        os.replace(path, gone)
+        shutil.rmtree(gone)
+
+    @staticmethod
+    def _write(temporary: pathlib.Path, step: int, structure: Any, tensors: Mapping[str, Any], circumstances: Mapping[str, Any]) -> None:
+        temporary.mkdir()
+        _write_file(temporary / _TENSORS, _safetensors_bytes(tensors))
+        _write_file(temporary / _STATE, json.dumps(structure).encode())
+        files = {name: _digest(temporary / name) for name in (_TENSORS, _STATE)}
+        manifest = {"format": FORMAT, "step": step, "files": files, "circumstances": {**circumstances_now(), **circumstances}}
+        _write_file(temporary / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        _sync_folder(temporary)
 
     def load(self, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return ``(tree, circumstances)`` of a checkpoint.
@@ -166,7 +184,7 @@ def _safetensors_bytes(tensors: Mapping[str, Any]) -> bytes:
     return save({name: tensor.cpu().contiguous().clone() for name, tensor in tensors.items()})
 
 
-def _write(path: pathlib.Path, data: bytes) -> None:
+def _write_file(path: pathlib.Path, data: bytes) -> None:
     with open(path, "wb") as file:
         file.write(data)
         file.flush()

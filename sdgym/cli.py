@@ -20,6 +20,7 @@ import typer
 from sdgym import __version__
 from sdgym.commands import algos, compare, doctor, envs, model, run, watch
 from sdgym.errors import SdgymError, UserError
+from sdgym.files import storage_error
 
 app = typer.Typer(
     name="sdgym",
@@ -88,6 +89,10 @@ def execute(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        refused = storage_error(error, "a file")
+        if refused is not None:
+            _complain(str(refused))
+            return 2
         if not hasattr(error, "format_message"):  # a bug: keep the traceback
             raise
         _complain(_usage_message(error))

@@ -253,7 +253,7 @@ def parse_set(text: str) -> dict[str, Any]:
         raise ConfigError(f"--set takes key=value with dots between sections (for example optimizer.lr=1e-3), got {text!r}")
     try:
         return nest(parts, yaml.safe_load(value))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"the value of {key.strip()!r} is not YAML: {value!r} ({_first_line(error)})") from None
 
 
@@ -288,7 +288,7 @@ def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
         tree = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the config file {str(path)!r} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"the config file {str(path)!r} is not valid YAML: {_first_line(error)}") from None
     if tree is None:
         return {}

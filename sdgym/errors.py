@@ -42,8 +42,12 @@ class RunFolderError(UserError):
     """A run folder is locked, not empty, missing or does not match the arguments."""
 
 
-class CheckpointError(SdgymError):
-    """A checkpoint is missing, truncated or was written by something incompatible."""
+class CheckpointError(UserError):
+    """A checkpoint is missing, truncated or was written by something incompatible: the user decides which one to go on from."""
+
+
+class StorageError(UserError):
+    """The file system refuses to write: full, read-only or forbidden. What was saved before is intact."""
 
 
 class EnvError(SdgymError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from sdgym.chat import ChatFormat
 from sdgym.core import LossItem, LossTerm, ScoringView, Trajectory
+from sdgym.files import replace_file
 from sdgym.objective import LossInputs
 
 
@@ -76,7 +78,9 @@ class Recorder:
         piece = functools.cache(lambda token: decode([token]))
         records = [self._record(row, decode, piece) for row in range(len(self.rows))]
         path.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(records, schema=schema()), path, compression="zstd")
+        sink = io.BytesIO()
+        pq.write_table(pa.Table.from_pylist(records, schema=schema()), sink, compression="zstd")
+        replace_file(path, sink.getvalue())
 
     def _record(self, index: int, decode: Any, piece: Any) -> dict[str, Any]:
         row, contexts, start = self.rows[index], [], 0

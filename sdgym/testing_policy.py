@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,19 +18,28 @@ CHATML = (
 )
 
 
-def small_tokenizer(chat_template: str = CHATML) -> PreTrainedTokenizerBase:
-    """Return a byte-level tokenizer (261 tokens) that can spell any text, with ChatML's special tokens."""
+SPECIAL = ("<|pad|>", "<|im_start|>", "<|im_end|>", "<|user|>", "<|end|>")
+
+
+def small_tokenizer(
+    chat_template: str = CHATML, special: Sequence[str] = SPECIAL, eos: str = "<|im_end|>", bos: str | None = None
+) -> PreTrainedTokenizerBase:
+    """Return a byte-level tokenizer (256 bytes and ``special``) that can spell any text; by default with ChatML's special tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<|pad|>", "<|im_start|>", "<|im_end|>", "<|user|>", "<|end|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate([*special, *alphabet])}, merges=[]))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(special)
+    core.add_special_tokens(list(special))
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<|pad|>", eos_token="<|im_end|>", chat_template=chat_template, clean_up_tokenization_spaces=False
+        tokenizer_object=core,
+        pad_token=special[0],
+        eos_token=eos,
+        bos_token=bos,
+        chat_template=chat_template,
+        clean_up_tokenization_spaces=False,
     )
 
 

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 from sdgym.errors import CheckpointError, ConfigError, RunFolderError
+from sdgym.files import drop_unfinished, is_unfinished, replace_file
 
 LOGS = ("metrics.jsonl", "eval.jsonl")
 
@@ -37,7 +38,7 @@ class RunFolder:
         self.path = pathlib.Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise RunFolderError(f"{str(self.path)!r} is a file; --out takes a folder")
-        content = [p.name for p in self.path.iterdir() if p.name != "run.lock"] if self.path.exists() else []
+        content = [p.name for p in self.path.iterdir() if p.name != "run.lock" and not is_unfinished(p)] if self.path.exists() else []
         if resume and "config.yaml" not in content:
             raise RunFolderError(f"{str(self.path)!r} holds no run to resume (no config.yaml); start one without --resume")
         try:
@@ -65,9 +66,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a small file atomically."""
-        temporary = self.path / f".{name}.writing"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        replace_file(self.path / name, text)
 
     def write_json(self, name: str, record: Mapping[str, Any]) -> None:
         """Replace a small JSON file atomically."""
@@ -103,6 +102,8 @@ class RunFolder:
             if int(file.stem.removeprefix("step_")) > step:
                 file.unlink()
         shutil.rmtree(self.path / "model", ignore_errors=True)
+        for folder in (self.path, self.path / "trajectories", self.path / "tokens"):
+            drop_unfinished(folder)
 
 
 def _plain(value: Any) -> Any:

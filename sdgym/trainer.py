@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import shutil
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,9 @@ from sdgym.checkpoint import CheckpointStore, circumstances_now
 from sdgym.config import OptimizerConfig, RunConfig, dump_config
 from sdgym.core import LossTerm, Outcome, Task, Trajectory
 from sdgym.evaluation import EvalReport, answer_key, eval_tasks, run_evaluation
+from sdgym.files import unfinished
 from sdgym.generation.base import SamplingParams
+from sdgym.policy import Policy
 from sdgym.recording import Recorder
 from sdgym.rollout import Job
 from sdgym.seeding import derive, generator
@@ -91,7 +94,7 @@ class Trainer:
                     if self._is_due(self.config.checkpoint.every) or interrupt.signal:
                         self._save()
                 if self.step == self.total:
-                    self.session.policy.save(self.folder.path / "model")
+                    save_model(self.session.policy, self.folder.path)
             return RunResult(self.folder.path, self.step, self._last, interrupt.signal)
         finally:
             self.progress.finish()
@@ -288,6 +291,7 @@ class Trainer:
 
     def _restore(self) -> None:
         """Take over the newest checkpoint and bring the logs back to it."""
+        self.store.clean()
         steps = self.store.steps()
         if not steps:
             self.folder.rewind(0, {})
@@ -309,6 +313,16 @@ class Trainer:
 
     def _circumstances(self) -> dict[str, Any]:
         return {"device": self.session.device, "threads": self.config.threads}
+
+
+def save_model(policy: Policy, folder: pathlib.Path) -> None:
+    """Write ``model/``, the last thing that a run does: where it is there, it is whole and the run is over."""
+    final = folder / "model"
+    temporary = unfinished(final)
+    shutil.rmtree(temporary, ignore_errors=True)
+    policy.save(temporary)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
 
 
 def learning_rate(config: OptimizerConfig, updates: int, step: int, total: int) -> float:

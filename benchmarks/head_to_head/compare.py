@@ -14,7 +14,7 @@ from sdgym.benchmarks.head_to_head.display import Display, result_table
 from sdgym.benchmarks.head_to_head.expand import expand
 from sdgym.benchmarks.head_to_head.lift import has_teacher, measure_lifts
 from sdgym.benchmarks.head_to_head.pace import core_hours, fit_steps
-from sdgym.benchmarks.head_to_head.runner import Board, run_all
+from sdgym.benchmarks.head_to_head.runner import Board, Engine, LocalEngine, run_all
 from sdgym.benchmarks.head_to_head.starts import Starts, measure_starts
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World, choose, load_suite, world_name
 from sdgym.benchmarks.head_to_head.trials import code_hash, make_plan
@@ -22,7 +22,8 @@ from sdgym.benchmarks.head_to_head.trl_settings import missing_features
 from sdgym.benchmarks.head_to_head.tuning import tune_arms
 from sdgym.config import merge
 from sdgym.core import content_hash
-from sdgym.errors import ConfigError, RunFolderError
+from sdgym.errors import ConfigError, RunFolderError, UnknownNameError
+from sdgym.files import FolderLock
 from sdgym.model_store import EMBEDDED
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def run_suite(
     env_kwargs: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     tune: bool = False,
+    engine: str = "local",
+    address: str | None = None,
     console: Console | None = None,
 ) -> Comparison:
     """Run a comparison and write its report.
@@ -75,6 +78,8 @@ def run_suite(
         resume: allow an ``out`` that is not empty.
         model, env_kwargs, settings: override the suite's (``model`` all of its policies).
         tune: give every arm the suite's search on ``val`` first.
+        engine: ``local``, or ``ray`` to spread the trials over a cluster whose nodes share ``out``.
+        address: of the Ray cluster (``host:6379``, ``ray://host:10001``, ``auto``); None starts one on this machine.
         console: where to draw; default standard output.
 
     Raises:
@@ -83,15 +88,29 @@ def run_suite(
     console = console or wide_console()
     chosen = expand(customise(load_suite(suite) if isinstance(suite, str) else suite, algos, envs, seeds, model, env_kwargs, settings))
     folder = choose_folder(suite if isinstance(suite, str) else "suite", chosen, out, resume)
-    cores, began = available_cores(), time.monotonic()
-    chosen, starts, tuning = prepare(chosen, folder, cores, console, tune)
-    board = Board(make_plan(chosen, seed, folder), cores, chosen.time_budget, started=began)
-    record = Record(chosen, folder, board, starts.records, starts.notes, tuning)
-    with Display(console) as display:
-        for state in run_all(board, display.notice):
-            display.update(state)
-            record.write_if_new()
-    return conclude(record, console)
+    with FolderLock(folder, "comparing"), choose_engine(engine, address, folder) as place:
+        began = time.monotonic()
+        chosen, starts, tuning = prepare(chosen, folder, place, console, tune)
+        board = Board(make_plan(chosen, seed, folder), place.slots, chosen.time_budget, started=began, launch=place.start)
+        record = Record(chosen, folder, board, starts.records, starts.notes, tuning)
+        with Display(console) as display:
+            for state in run_all(board, display.notice):
+                display.update(state)
+                record.write_if_new()
+        return conclude(record, console)
+
+
+def choose_engine(engine: str, address: str | None, folder: pathlib.Path) -> Engine:
+    """Return where trials run: the cores of this machine, or a Ray cluster. Raises :class:`UserError` for one that is not there."""
+    if engine == "ray":
+        from sdgym.benchmarks.head_to_head.ray_engine import RayEngine
+
+        return RayEngine(folder, address)
+    if engine != "local":
+        raise UnknownNameError("engine", engine, ("local", "ray"))
+    if address is not None:
+        raise ConfigError("--address is the address of a Ray cluster; it goes with --engine ray")
+    return LocalEngine(available_cores())
 
 
 def choose_folder(name: str, suite: Suite, out: str | pathlib.Path | None, resume: bool) -> pathlib.Path:
@@ -105,17 +124,17 @@ def choose_folder(name: str, suite: Suite, out: str | pathlib.Path | None, resum
     return folder
 
 
-def prepare(suite: Suite, folder: pathlib.Path, cores: int, console: Console, tune: bool) -> tuple[Suite, Starts, list[dict[str, Any]]]:
+def prepare(suite: Suite, folder: pathlib.Path, place: Engine, console: Console, tune: bool) -> tuple[Suite, Starts, list[dict[str, Any]]]:
     """Say what the comparison costs, measure starts and teachers, tune if asked; return what will run, the starts and the tuning runs."""
 
     def tell(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    lifts = sum(has_teacher(suite, arm) for arm in suite.arms)
-    tell(announcement(suite, cores, folder))
+    cores, lifts = available_cores(), sum(has_teacher(suite, arm) for arm in suite.arms)
+    tell(announcement(suite, place, folder))
     tell(estimate_line(suite, tune, lifts))
     starts = measure_starts(suite, folder, cores, console)
-    suite, fewer = fit_steps(starts.suite, starts.paces, cores)
+    suite, fewer = fit_steps(starts.suite, starts.paces, place.slots)
     if fewer is not None:
         starts.notes.append(fewer)
         tell(fewer)
@@ -124,18 +143,18 @@ def prepare(suite: Suite, folder: pathlib.Path, cores: int, console: Console, tu
     measure_lifts(suite, folder, cores, tell)
     if not tune:
         return suite, starts, []
-    suite, tuning = tune_arms(suite, folder, cores, tell)
+    suite, tuning = tune_arms(suite, folder, place, tell)
     return suite, starts, tuning
 
 
-def announcement(suite: Suite, cores: int, folder: pathlib.Path) -> str:
+def announcement(suite: Suite, place: Engine, folder: pathlib.Path) -> str:
     """Return the first line of a comparison: what it is made of."""
     parts = [f"{len(suite.arms)} methods", f"{len(suite.envs)} environments"]
     if len(suite.policies) > 1:
         parts.append(f"{len(suite.policies)} policies")
     if suite.time_budget is None:
         parts.append(f"{suite.seeds} seeds")
-    return f"{suite.title}: {' × '.join(parts)}, {cores} trials at a time, in {folder}"
+    return f"{suite.title}: {' × '.join(parts)}, {place.slots} trials at a time{place.where}, in {folder}"
 
 
 def estimate_line(suite: Suite, tune: bool, lifts: int) -> str:
@@ -205,7 +224,6 @@ def customise(
 def choose_arms(suite: Suite, algos: Sequence[str]) -> tuple[Arm, ...]:
     """Return the suite's arms of these names or algorithms, and a new arm for each algorithm it lacks."""
     from sdgym.algos.presets import algorithm_names
-    from sdgym.errors import UnknownNameError
 
     known = {name for arm in suite.arms for name in (arm.name, arm.algo)}
     extra = [name for name in algos if name not in known]

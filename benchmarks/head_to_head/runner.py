@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 from sdgym.benchmarks.head_to_head.trials import Trial
 
@@ -20,12 +21,42 @@ _LIBC = ctypes.CDLL(None)  # loaded before any fork
 PATIENCE = 20.0  # seconds a trial gets to save after SIGTERM
 
 
+class Process(Protocol):
+    """What is asked of a trial under way; :class:`subprocess.Popen` and :class:`sdgym.benchmarks.head_to_head.ray_engine.RayTask`."""
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+
+    def terminate(self) -> None:
+        """Ask it to save and stop."""
+
+    def kill(self) -> None:
+        """End it."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its exit code. Raises :class:`subprocess.TimeoutExpired`."""
+
+
+class Engine(Protocol):
+    """Where trials run; a context manager."""
+
+    slots: int
+    where: str
+
+    def start(self, trial: Trial, attempt: int) -> Running:
+        """Start a trial."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 @dataclasses.dataclass
 class Running:
     """A trial in a process of its own."""
 
     trial: Trial
-    process: subprocess.Popen[bytes]
+    process: Process
     started: float
     attempt: int
     steps: int
@@ -47,6 +78,7 @@ class Board:
         finished: seconds per finished trial; ``reused`` of them were there before.
         retried: why, per trial that failed once.
         failed: why, per trial that failed twice.
+        launch: starts a trial.
     """
 
     plan: Sequence[Trial]
@@ -58,6 +90,7 @@ class Board:
     failed: dict[Trial, str] = dataclasses.field(default_factory=dict)
     running: list[Running] = dataclasses.field(default_factory=list)
     started: float = dataclasses.field(default_factory=time.monotonic)
+    launch: Callable[[Trial, int], Running] = lambda trial, attempt: start(trial, attempt)
 
     @property
     def spent(self) -> float:
@@ -116,6 +149,25 @@ def start(trial: Trial, attempt: int) -> Running:
     return Running(trial, process, time.monotonic(), attempt, int(trial.settings["steps"]))
 
 
+class LocalEngine:
+    """This machine: one process and one thread per trial, as many at once as there are cores."""
+
+    where = ""
+
+    def __init__(self, cores: int) -> None:
+        self.slots = cores
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def start(self, trial: Trial, attempt: int) -> Running:
+        """See :func:`start`."""
+        return start(trial, attempt)
+
+
 def _die_with_parent() -> None:
     """Ask Linux to send this process SIGTERM when the comparison dies, however it dies, so that it saves and stops."""
     _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -160,7 +212,7 @@ def run_all(board: Board, notice: Callable[[str], None]) -> Iterator[Board]:
         while True:
             _collect(board, notice)
             while len(board.running) < board.cores and (following := board.next_trial()) is not None:
-                board.running.append(start(following, 1))
+                board.running.append(board.launch(following, 1))
             yield board
             if not board.running:
                 return
@@ -178,6 +230,8 @@ def _collect(board: Board, notice: Callable[[str], None]) -> None:
         board.running.remove(running)
         trial, seconds = running.trial, time.monotonic() - running.started
         if code == 0:
+            if lost := getattr(running.process, "lost", 0):
+                board.retried[trial] = f"{lost} node{'s' if lost > 1 else ''} died under it; it went on from its last checkpoint"
             trial.finish(seconds)
             board.finished[trial] = seconds
         elif running.attempt == 1:
@@ -185,7 +239,7 @@ def _collect(board: Board, notice: Callable[[str], None]) -> None:
             notice(
                 f"{trial.arm} on {trial.place}, seed {trial.seed}, failed (exit code {code}) and is tried once more: {last_words(trial)}"
             )
-            board.running.append(start(trial, 2))
+            board.running.append(board.launch(trial, 2))
         else:
             board.failed[trial] = f"exit code {code}: {last_words(trial)}; see {trial.folder / 'log.txt'}"
             notice(f"{trial.arm} on {trial.place}, seed {trial.seed}, failed again ({board.failed[trial]})")

@@ -20,6 +20,7 @@ from sdgym.benchmarks.head_to_head.trials import code_hash
 from sdgym.core import content_hash
 from sdgym.errors import ConfigError
 from sdgym.evaluation import report_from_records
+from sdgym.files import replace_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,8 +117,8 @@ def _start(suite: Suite, world: World, policy: str, folder: pathlib.Path) -> _Ru
     if not (place / "key").is_file() or (place / "key").read_text(encoding="utf-8") != key:
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
-        (place / "key").write_text(key, encoding="utf-8")
         (place / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        replace_file(place / "key", key)  # last: where it is, the settings are
     tasks = int(tree["eval"]["test_tasks"]) or int(tree["eval"]["tasks"])
     arguments = [
         "eval",

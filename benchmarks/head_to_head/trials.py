@@ -18,6 +18,7 @@ from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World
 from sdgym.config import RunConfig, make_config
 from sdgym.core import content_hash
 from sdgym.errors import ConfigError
+from sdgym.files import replace_file
 from sdgym.session import DEFAULT_GROUP_SIZE, make_env, turn_limit
 
 RECORD = "trial.json"
@@ -83,17 +84,32 @@ class Trial:
         try:
             record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
+            record = {}
+        if record.get("key") == self.key:
+            return float(record["seconds"])
+        return self._seconds_if_unrecorded()
+
+    def _seconds_if_unrecorded(self) -> float | None:
+        """The same for a run that ended while nobody was left to record it: a run writes ``model/`` last and at once."""
+        if not (self.run_folder / "model").is_dir() or not self._is_marked():
             return None
-        return float(record["seconds"]) if record.get("key") == self.key else None
+        seconds = self.latest("seconds")
+        if seconds is not None:
+            self.finish(seconds)
+        return seconds
+
+    def _is_marked(self) -> bool:
+        marker = self.folder / "key"
+        return marker.is_file() and marker.read_text(encoding="utf-8") == self.key
 
     def prepare(self) -> list[str]:
         """Write the config and return the arguments of ``python`` that run the trial, resuming where possible."""
         marker = self.folder / "key"
-        if not marker.is_file() or marker.read_text(encoding="utf-8") != self.key:
+        if not self._is_marked():
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
-            marker.write_text(self.key, encoding="utf-8")
             (self.folder / "settings.yaml").write_text(yaml.safe_dump(self.settings, sort_keys=False), encoding="utf-8")
+            replace_file(marker, self.key)  # last: where it is, the settings are
         config = ["--config", str(self.folder / "settings.yaml")]
         if self.engine == "trl":
             shutil.rmtree(self.run_folder, ignore_errors=True)  # TRL's checkpoints lack the rollout buffer: start over
@@ -106,11 +122,8 @@ class Trial:
 
     def finish(self, seconds: float) -> None:
         """Record success, atomically."""
-        partial = self.folder / (RECORD + ".part")
-        partial.write_text(
-            json.dumps({"key": self.key, "arm": self.arm, "place": self.place, "seed": self.seed, "seconds": round(seconds, 3)})
-        )
-        partial.replace(self.folder / RECORD)
+        record = {"key": self.key, "arm": self.arm, "place": self.place, "seed": self.seed, "seconds": round(seconds, 3)}
+        replace_file(self.folder / RECORD, json.dumps(record))
 
     def latest(self, name: str) -> float | None:
         """Return metric ``name`` from the last complete line of ``metrics.jsonl`` that has it, or None."""

@@ -24,7 +24,7 @@ from sdgym.core import MASKED_OUTCOMES, Outcome, Task
 from sdgym.errors import ConfigError, UserError
 from sdgym.seeding import derive
 from sdgym.tracking import RunFolder
-from sdgym.trainer import RunResult, Trainer
+from sdgym.trainer import RunResult, Trainer, save_model
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,7 +57,7 @@ class HostedRun(Trainer):
             self._log(self._evaluate_if_due())
             with tempfile.TemporaryDirectory() as scratch:
                 self._trl_trainer(pathlib.Path(scratch)).train()
-            self.session.policy.save(self.folder.path / "model")
+            save_model(self.session.policy, self.folder.path)
             return RunResult(self.folder.path, self.step, self._last)
         finally:
             self.progress.finish()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sdgym.algos.presets import build_algorithm
-from sdgym.benchmarks.head_to_head.runner import Board, run_all
+from sdgym.benchmarks.head_to_head.runner import Board, Engine, run_all
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, world_name
 from sdgym.benchmarks.head_to_head.trials import Trial, make_trial, obstacle
 from sdgym.config import merge, nest
@@ -95,13 +95,13 @@ def plan(suite: Suite, out: pathlib.Path) -> list[Candidate]:
     return found
 
 
-def tune_arms(suite: Suite, out: pathlib.Path, cores: int, notice: Callable[[str], None]) -> tuple[Suite, list[dict[str, Any]]]:
+def tune_arms(suite: Suite, out: pathlib.Path, place: Engine, notice: Callable[[str], None]) -> tuple[Suite, list[dict[str, Any]]]:
     """Run the search and return the suite with each arm's best settings per world, and a record of every tuning run.
 
     An arm all of whose runs failed keeps its own settings.
     """
     tried = plan(suite, out)
-    board = Board([c.trial for c in tried], cores, None)
+    board = Board([c.trial for c in tried], place.slots, None, launch=place.start)
     for _ in run_all(board, notice):
         pass
     records, tuned = [], dict(suite.tuned)

@@ -74,8 +74,8 @@ def _records(file: pathlib.Path) -> Iterator[Mapping[str, Any]]:
         if line.strip():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{file.name}, line {number} is not JSON: {error.msg}") from error
+            except (json.JSONDecodeError, RecursionError) as error:  # the latter: brackets without end
+                raise DataError(f"{file.name}, line {number} is not JSON: {getattr(error, 'msg', 'it nests too deeply')}") from error
             if not isinstance(record, dict):
                 raise DataError(f"{file.name}, line {number} is not a JSON object with columns")
             yield record

@@ -73,8 +73,8 @@ def _records(file: pathlib.Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if line.strip():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{file.name}, line {number} is not JSON: {error.msg}") from error
+            except (json.JSONDecodeError, RecursionError) as error:  # the latter: brackets without end
+                raise DataError(f"{file.name}, line {number} is not JSON: {getattr(error, 'msg', 'it nests too deeply')}") from error
             if not isinstance(record, dict):
                 raise DataError(f"{file.name}, line {number} is not a JSON object with columns")
             yield number, record
@@ -102,7 +102,7 @@ def _tests(record: Mapping[str, Any], entry: str, place: str) -> list[Test]:
         setup = str(record.get("test_setup_code") or "")
         try:
             return [_assertion(str(code), entry, setup) for code in given]
-        except (SyntaxError, ValueError) as error:
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: brackets without end
             raise DataError(f"{place}: a test is not Python that calls the program: {error}") from error
     tests = record.get("tests")
     if not isinstance(tests, list) or not tests:

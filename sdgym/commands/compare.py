@@ -32,6 +32,10 @@ def compare(
     out: o.Out = None,
     resume: o.Resume = False,
     tune: Annotated[bool, typer.Option("--tune", help="First give every method the same number of trials on val.")] = False,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray to spread trials over a cluster.")] = "local",
+    address: Annotated[
+        str | None, typer.Option("--address", metavar="HOST:PORT", help="Ray cluster [one started on this machine].")
+    ] = None,
 ) -> None:
     """Train several methods on several environments from the same start and report them side by side."""
     from sdgym.api import settings_tree
@@ -55,6 +59,8 @@ def compare(
             env_kwargs={k: v for k, v in kwargs.items() if v is not None},
             settings=settings,
             tune=tune,
+            engine=engine,
+            address=address,
         )
     except KeyboardInterrupt:
         typer.echo(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdgym.commands import options as o
+from sdgym.files import replace_file
 
 if TYPE_CHECKING:
     from sdgym.config import RunConfig
@@ -140,9 +141,9 @@ def write_records(folder: pathlib.Path, report: EvalReport, seconds: float) -> N
     """Write per-item records, and how fast they were made."""
     folder.mkdir(parents=True, exist_ok=True)
     pace = {"rollouts": len(report.rows), "seconds": round(seconds, 3), "tokens": sum(row.action_length for row in report.rows)}
-    (folder / "pace.json").write_text(json.dumps(pace), encoding="utf-8")
+    replace_file(folder / "pace.json", json.dumps(pace))
     plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in line.items()} for line in report.records(step=0)]
-    (folder / RECORDS).write_text("".join(json.dumps(line) + "\n" for line in plain), encoding="utf-8")
+    replace_file(folder / RECORDS, "".join(json.dumps(line) + "\n" for line in plain))  # last: its presence says that all is there
 
 
 def check_folder(out: pathlib.Path | None, resume: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 import sdgym
+from sdgym.files import replace_file
 from sdgym.report import figures, tables, versus
 from sdgym.report.configs import config_differences, first_seeds
 from sdgym.report.load import Run, find_runs, load_details, load_run, read_lines
@@ -58,7 +59,7 @@ def write_report(folder: pathlib.Path, out: pathlib.Path | None = None) -> pathl
             break
         most = max(1, min(most, saved.shown) * max(1, LIMIT - (size - saved.size)) * 9 // (10 * saved.size))
     path = out or folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    replace_file(path, page)
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
 import signal
@@ -14,8 +13,8 @@ from typing import Any
 import pytest
 
 import sdgym
-from sdgym.buffer import RolloutBuffer
 from sdgym.errors import RunFolderError
+from sdgym.testing.killing import run_contents
 from sdgym.testing_engine import LETTERS_ID
 from sdgym.testing_policy import random_policy
 
@@ -69,25 +68,6 @@ def kill_after(settings: dict[str, Any], out: pathlib.Path, lines: int) -> None:
     process.wait()
 
 
-def contents(out: pathlib.Path) -> dict[str, Any]:
-    """Everything a run leaves that must not depend on the clock."""
-    logs = {
-        name: [{k: v for k, v in json.loads(line).items() if k != "seconds" and not k.startswith("time/")} for line in lines]
-        for name in ("metrics.jsonl", "eval.jsonl")
-        for lines in [(out / name).read_text().splitlines()]
-    }
-    rows = {
-        p.name: [(r.actions, r.segments[0].logprobs.tobytes()) for r in RolloutBuffer.load(p).rows]
-        for p in (out / "trajectories").iterdir()
-    }
-    digests = {
-        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(out.rglob("*"))
-        if p.suffix == ".safetensors" or p.name in ("config.yaml", "ledger.json")
-    }
-    return {**logs, "rows": rows, "digests": digests}
-
-
 def assert_equal(a: dict[str, Any], b: dict[str, Any]) -> None:
     assert a["metrics.jsonl"] == b["metrics.jsonl"]
     assert a["eval.jsonl"] == b["eval.jsonl"]
@@ -100,7 +80,7 @@ def uninterrupted(model: str, tmp_path_factory: pytest.TempPathFactory) -> dict[
     out = tmp_path_factory.mktemp("runs") / "whole"
     result = sdgym.train(out=out, model=model, **SDPO)
     assert result.steps == STEPS and result.exit_code == 0
-    found = contents(out)
+    found = run_contents(out)
     assert [line["step"] for line in found["metrics.jsonl"]] == list(range(STEPS + 1))
     assert {name.split("/")[1] for name in found["digests"] if name.startswith("checkpoints")} == {"step_000006", "step_000008"}
     assert found["metrics.jsonl"][-1]["loss/distill"] != found["metrics.jsonl"][1]["loss/distill"]  # the run moves
@@ -129,7 +109,7 @@ def test_killed_interrupted_terminated_and_resumed(model: str, tmp_path: pathlib
         last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["step"]
         assert (out / "checkpoints" / f"step_{last:06d}").is_dir() and last < STEPS  # the step was finished and saved
     assert sdgym.train(out=out, resume=True).steps == STEPS
-    resumed = contents(out)
+    resumed = run_contents(out)
     for found in (resumed, uninterrupted):  # which earlier steps were saved differs, the last one does not
         found["digests"] = {k: v for k, v in found["digests"].items() if "checkpoints" not in k or f"{STEPS:06d}" in k}
     assert_equal(resumed, uninterrupted)
@@ -139,9 +119,9 @@ def test_resuming_a_finished_run_changes_nothing(model: str, tmp_path: pathlib.P
     out = tmp_path / "run"
     settings = {**SETTINGS, "steps": 2}
     sdgym.train("grpo", out=out, model=model, **settings)
-    before = contents(out)
+    before = run_contents(out)
     sdgym.train(out=out, resume=True)
-    assert_equal(contents(out), before)
+    assert_equal(run_contents(out), before)
 
 
 def test_resume_refuses_other_arguments_and_takes_the_same(model: str, tmp_path: pathlib.Path) -> None:
@@ -165,4 +145,4 @@ def test_every_method_resumes(model: str, tmp_path: pathlib.Path, algo: str, lin
     sdgym.train(out=tmp_path / "whole", **settings)
     kill_after(settings, tmp_path / "run", lines)
     sdgym.train(out=tmp_path / "run", resume=True)
-    assert_equal(contents(tmp_path / "run"), contents(tmp_path / "whole"))
+    assert_equal(run_contents(tmp_path / "run"), run_contents(tmp_path / "whole"))

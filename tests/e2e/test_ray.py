@@ -1,0 +1,132 @@
+"""Trials on a local Ray cluster of several nodes, one of which is killed."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+import sdgym
+from sdgym.benchmarks.head_to_head.ray_engine import NODES, TOKEN, play
+from sdgym.cli import execute
+from sdgym.testing.killing import run_contents
+from sdgym.testing_policy import random_policy
+
+SUITE: dict[str, Any] = {
+    "title": "Spread",
+    "seeds": 3,
+    "lift_tasks": 0,
+    "arms": [{"name": "grpo", "algo": "grpo"}],
+    "envs": [{"id": "sdgym/Math-v0", "kwargs": {"level": "tiny"}}],
+    "settings": {
+        "steps": 40,
+        "tasks_per_step": 2,
+        "group_size": 2,
+        "max_live": 4,
+        "eval": {"every": 0, "tasks": 2, "samples": 1, "test_tasks": 2},
+        "checkpoint": {"every": 2},
+    },
+}
+
+
+def write_suite(folder: pathlib.Path, **settings: Any) -> pathlib.Path:
+    random_policy(seed=0, hidden=32, layers=1, heads=2, kv_heads=1).save(folder / "policy")
+    suite = {**SUITE, "policies": [str(folder / "policy")], "settings": {**SUITE["settings"], **settings}}
+    (folder / "suite.yaml").write_text(yaml.safe_dump(suite))
+    return folder / "suite.yaml"
+
+
+def wait_for(what: str, condition: Callable[[], Any], process: subprocess.Popen[str], seconds: float = 500.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        assert process.poll() is None, f"the comparison ended before {what}: {process.communicate()[0][-3000:]}"
+        time.sleep(0.1)
+    return found
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    pytest.importorskip("ray", reason="requires ray")
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_a_node_dies_and_every_trial_ends_as_it_would_have(cluster: Any, tmp_path: pathlib.Path) -> None:
+    nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=1) for _ in range(2))}
+    out, suite = tmp_path / "out", write_suite(tmp_path)
+    command = [sys.executable, "-m", "sdgym", "compare", str(suite), "--out", str(out), "--engine", "ray", "--address", cluster.address]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+
+        def under_way() -> pathlib.Path | None:
+            found = [path.parent for path in out.glob(f"trials/**/{NODES}")]
+            return next((path for path in found if list(path.glob("run/checkpoints/step_*")) and not (path / "trial.json").exists()), None)
+
+        victim: pathlib.Path = wait_for("a trial with a checkpoint", under_way, process)
+        place = json.loads((victim / NODES).read_text().splitlines()[-1])["node"]
+        cluster.remove_node(nodes.pop(place), allow_graceful=False)
+        printed, _ = process.communicate(timeout=1000)
+    finally:
+        process.kill()
+    assert process.returncode == 0, printed[-3000:]
+    assert "3 trials" not in printed.splitlines()[0] and "on a Ray cluster of 3 nodes" in printed
+    visited = [json.loads(line)["node"] for line in (victim / NODES).read_text().splitlines()]
+    assert visited[0] == place and len(set(visited)) == 2, "it went on elsewhere"
+    record = json.loads((out / "comparison.json").read_text())
+    assert len(record["trials"]) == record["planned"] == 3
+    assert [note for note in record["notes"] if "died under it" in note], record["notes"]
+    assert not (out / TOKEN).exists()
+    alone = tmp_path / "alone"
+    sdgym.train(config=victim / "settings.yaml", out=alone)
+    assert run_contents(alone) == run_contents(victim / "run"), "losing a node changed no bit"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_cluster_of_its_own_listens_on_loopback_and_the_same_command_reuses_trials(tmp_path: pathlib.Path, capsys: Any) -> None:
+    ray = pytest.importorskip("ray", reason="requires ray")
+    suite = write_suite(tmp_path, steps=2)
+    arguments = ["compare", str(suite), "--out", str(tmp_path / "out"), "--seeds", "1", "--engine", "ray"]
+    assert execute(arguments) == 0
+    assert not ray.is_initialized(), "what was started is stopped"
+    assert execute([*arguments, "--resume"]) == 0 and "(reused)" in capsys.readouterr().out
+
+
+def test_what_cannot_work_is_one_sentence(tmp_path: pathlib.Path, capsys: Any) -> None:
+    suite = write_suite(tmp_path)
+    assert execute(["compare", str(suite), "--out", str(tmp_path / "a"), "--engine", "rey"]) == 2
+    assert "did you mean 'ray'" in capsys.readouterr().err
+    assert execute(["compare", str(suite), "--out", str(tmp_path / "b"), "--address", "auto"]) == 2
+    assert "goes with --engine ray" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path: pathlib.Path, capsys: Any) -> None:
+    pytest.importorskip("ray", reason="requires ray")
+    suite = write_suite(tmp_path)
+    assert execute(["compare", str(suite), "--out", str(tmp_path / "c"), "--engine", "ray", "--address", "auto"]) == 2
+    assert "there is no Ray cluster at auto" in capsys.readouterr().err
+
+
+def test_a_node_without_the_folder_says_so(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("ray", reason="requires ray")
+    from types import SimpleNamespace
+    from typing import cast
+
+    from sdgym.benchmarks.head_to_head.trials import Trial
+
+    with pytest.raises(RuntimeError, match="an --out that all nodes share"):
+        play(cast(Trial, SimpleNamespace()), tmp_path, "token", "task")
