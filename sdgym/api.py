@@ -201,7 +201,8 @@ def evaluate(
     sampling = SamplingParams(temperature=temperature, max_tokens=limit)
     tasks = eval_tasks(probe.unwrapped, split, seed, episodes)
     sampler = make_sampler(policy, max_live)
-    with RolloutDriver(lambda: make_env(env, **{"split": split, **env_kwargs}), policy.chat, sampler, Ledger(), seed, max_live) as driver:
+    chat = policy.chat.with_tools(getattr(probe.unwrapped, "tools", None))
+    with RolloutDriver(lambda: make_env(env, **{"split": split, **env_kwargs}), chat, sampler, Ledger(), seed, max_live) as driver:
         report = run_evaluation(driver, tasks, samples, sampling, split=split, seed=seed, key=answer_key(probe.unwrapped), greedy=greedy)
     probe.close()
     return report

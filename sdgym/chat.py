@@ -6,9 +6,9 @@ conversation with a stand-in for that turn, so the sampled ids stay in the conte
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class ChatFormat:
         tokenizer: the Hugging Face tokenizer.
         enable_thinking: passed to the template when not None; see :meth:`thinking`.
         end_ids: tokens that end an assistant turn; the template's own comes first.
+        tools: JSON schemas that every rendered conversation shows to the model; see :meth:`with_tools`.
 
     Raises:
         PolicyError: the tokenizer has no chat template, or the template cannot ask for an assistant turn.
@@ -37,6 +38,7 @@ class ChatFormat:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool | None = None, end_ids: Iterable[int] = ()) -> None:
         self.tokenizer = tokenizer
         self.enable_thinking = enable_thinking
+        self.tools: tuple[Mapping[str, Any], ...] = ()
         self._name = str(getattr(tokenizer, "name_or_path", "") or "the tokenizer")
         if not getattr(tokenizer, "chat_template", None):
             raise PolicyError(f"{self._name} has no chat template, so it cannot hold a conversation; choose an instruction-tuned model")
@@ -44,7 +46,7 @@ class ChatFormat:
         self._special = frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
         words = sorted((w for w in map(self._word, self._special) if w), key=lambda w: (-len(w), w))
         self._special_pattern = re.compile("|".join(map(re.escape, words))) if words else None
-        self._encode_cached = lru_cache(maxsize=4096)(self._encode)
+        self._encode_cached = functools.lru_cache(maxsize=4096)(self._encode)
         self._modes: dict[bool, ChatFormat] = {}
         self.end_ids = self._find_end_ids(end_ids)
 
@@ -57,26 +59,45 @@ class ChatFormat:
             return self
         if enabled not in self._modes:
             self._modes[enabled] = ChatFormat(self.tokenizer, enabled, self.end_ids)
+            self._modes[enabled].tools = self.tools
         return self._modes[enabled]
 
-    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> np.ndarray:
-        """Return int64 ``[L]``: the whole conversation, ending where the assistant's next turn begins."""
-        return np.array(self._encode(self._render(messages, tools)), np.int64)
+    def with_tools(self, tools: Sequence[Mapping[str, Any]] | None) -> ChatFormat:
+        """Return this format with ``tools`` shown to the model in the template's own way.
 
-    def continuation_ids(
-        self,
-        history: Sequence[Message],
-        new: Sequence[Message],
-        ended: bool,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-    ) -> np.ndarray | None:
+        A template that cannot show tools, or cannot tell a tool's answer from other text, leaves the format as it is:
+        messages of role ``tool`` then reach the model as one message of the user.
+        """
+        if not tools or not self.speaks_tools:
+            return self
+        shown = ChatFormat(self.tokenizer, self.enable_thinking, self.end_ids)
+        shown.tools = tuple(tools)
+        return shown
+
+    @functools.cached_property
+    def speaks_tools(self) -> bool:
+        """Whether the template shows the tools it is given and renders the answers of several tools after one turn."""
+        asked, turn = Message(role="user", content="x"), Message(role="assistant", content=_STAND_IN)
+        name = "probe.this_tool"
+        schema = {"type": "function", "function": {"name": name, "description": "", "parameters": {"type": "object", "properties": {}}}}
+        try:
+            plain = self._template([asked], ())
+            shown = self._template([asked, turn, *(Message(role="tool", content=f"answer {i}") for i in (1, 2))], (schema,))
+        except PolicyError:
+            return False
+        return name in shown and name not in plain and "answer 1" in shown and "answer 2" in shown and _STAND_IN in shown
+
+    def prompt_ids(self, messages: Sequence[Message]) -> np.ndarray:
+        """Return int64 ``[L]``: the whole conversation, ending where the assistant's next turn begins."""
+        return np.array(self._encode(self._render(messages)), np.int64)
+
+    def continuation_ids(self, history: Sequence[Message], new: Sequence[Message], ended: bool) -> np.ndarray | None:
         """Return the tokens that lead from a sampled assistant turn to the start of the next one.
 
         Args:
             history: the conversation so far; its last message is the assistant's, as decoded.
             new: the messages that answer it.
             ended: whether the end-of-turn token was sampled; if not, it is part of the continuation.
-            tools: the tools the prompt was rendered with.
 
         Returns:
             int64 ``[L]`` to append to the context, or None where the template rewrites what came before
@@ -87,12 +108,12 @@ class ChatFormat:
             raise PolicyError("continuation_ids: the last message of the history must be the assistant's")
         before, action = list(history[:-1]), self._neutral(history[-1]["content"])
         stand_in = Message(role="assistant", content=_STAND_IN)
-        prefix = self._render(before, tools)
-        probe = self._render([*before, stand_in, *new], tools)
+        prefix = self._render(before)
+        probe = self._render([*before, stand_in, *new])
         if not probe.startswith(prefix + _STAND_IN):
             return None
         tail = probe[len(prefix) + len(_STAND_IN) :]
-        real = self._render([*history, *new], tools)
+        real = self._render([*history, *new])
         if not (real.startswith(prefix) and real.endswith(tail) and real[len(prefix) : len(real) - len(tail)].strip() == action.strip()):
             return None
         ids = self._encode_cached(tail)
@@ -107,7 +128,10 @@ class ChatFormat:
         """Return int64 ``[L]`` for plain text; a special token spelt in it stays plain text."""
         return np.array(self._encode(self._neutral(text)), np.int64)
 
-    def _render(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, generation: bool = True) -> str:
+    def _render(self, messages: Sequence[Message], generation: bool = True) -> str:
+        return self._template(messages if self.tools else tools_as_user(messages), self.tools, generation)
+
+    def _template(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], generation: bool = True) -> str:
         from jinja2 import TemplateError
 
         options: dict[str, Any] = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
@@ -151,8 +175,8 @@ class ChatFormat:
 
     def _find_end_ids(self, extra: Iterable[int]) -> tuple[int, ...]:
         user, turn = Message(role="user", content="x"), Message(role="assistant", content=_STAND_IN)
-        plain, asked = self._render([user], None, generation=False), self._render([user], None)
-        whole = self._render([user, turn], None, generation=False)
+        plain, asked = self._render([user], generation=False), self._render([user])
+        whole = self._render([user, turn], generation=False)
         if _STAND_IN not in whole:
             raise PolicyError(f"the chat template of {self._name} drops the assistant's turns; it cannot be trained on")
         if asked == plain and not whole.startswith(asked + _STAND_IN):
@@ -167,3 +191,16 @@ class ChatFormat:
         if not found:
             raise PolicyError(f"{self._name} has no end-of-turn token: neither its chat template nor eos_token names one")
         return tuple(dict.fromkeys(found))
+
+
+def tools_as_user(messages: Sequence[Message]) -> list[Message]:
+    """Return ``messages`` with each run of role ``tool`` as one message of the user, a line per answer."""
+    out: list[Message] = []
+    for message, previous in zip(messages, (None, *messages), strict=False):
+        if message["role"] != "tool":
+            out.append(message)
+        elif previous is not None and previous["role"] == "tool":
+            out[-1] = Message(role="user", content=f"{out[-1]['content']}\n{message['content']}")
+        else:
+            out.append(Message(role="user", content=message["content"]))
+    return out

@@ -118,6 +118,7 @@ class Session:
             raise ConfigError(f"the environment {config.env.id!r} has no tasks(): sdgym trains on subclasses of sdgym.TextEnv")
         self.device = pick_device(config.device)
         self.policy = Policy.load(config.model, self.device, "float32", config.threads, config.thinking)
+        self.policy.chat = self.policy.chat.with_tools(getattr(self.env.unwrapped, "tools", None))
         if config.lora.rank:
             add_lora(self.policy, config.lora, config.seed)
         self._check_prompt()

@@ -12,6 +12,7 @@ from sdgym.testing_policy import random_policy
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_comparison_leaves_code_out_with_one_reason(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
