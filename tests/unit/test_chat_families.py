@@ -1,0 +1,167 @@
+"""Real chat templates, played like an episode: ids, masks, the prefix property, thinking on and off, tools, and refusals.
+
+The templates are read from the installed ``trl`` package; none is copied here. What each family does with a fixed
+conversation is kept as lengths and digests in ``tests/data/chat_families.json`` (``SDGYM_GOLDEN=write`` rewrites it):
+a change of a template, of transformers or of our rendering shows up as a difference that somebody has to look at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sdgym.chat import ChatFormat
+from sdgym.core import Message
+from sdgym.errors import PolicyError
+from sdgym.testing_policy import small_tokenizer
+
+GOLDEN = pathlib.Path(__file__).resolve().parents[1] / "data" / "chat_families.json"
+FAMILIES: dict[str, tuple[str, str]] = {  # template in trl → end of a turn, beginning of a text
+    "qwen2_5": ("<|im_end|>", "<|endoftext|>"),
+    "qwen3": ("<|im_end|>", "<|endoftext|>"),
+    "qwen3_5_think": ("<|im_end|>", "<|endoftext|>"),
+    "qwen3_instruct_2507": ("<|im_end|>", "<|endoftext|>"),
+    "llama3": ("<|eot_id|>", "<|begin_of_text|>"),
+    "gemma3": ("<end_of_turn>", "<bos>"),
+    "gemma4": ("<turn|>", "<bos>"),
+    "phi3": ("<|end|>", "<s>"),
+    "cohere2": ("<|END_OF_TURN_TOKEN|>", "<BOS_TOKEN>"),
+    "deepseekv3": ("<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>"),
+    "deepseek_r1_distill": ("<｜end▁of▁sentence｜>", "<｜begin▁of▁sentence｜>"),
+    "glm4moe": ("<|user|>", "[gMASK]"),
+    "lfm2": ("<|im_end|>", "<|startoftext|>"),
+    "nemotron_3_nano": ("<|im_end|>", "<s>"),
+}
+REFUSED = ("idefics3", "smolvlm", "llava_next")
+MARKS = re.compile(r"<[|｜][^<>{}\s'\"]+?[|｜]>|<(?:bos|start_of_turn|end_of_turn|turn\||\|turn)>|<end_of_utterance>|\[gMASK\]|<sop>")
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Look somewhere.",
+        "parameters": {"type": "object", "properties": {"where": {"type": "string"}}, "required": ["where"]},
+    },
+}
+MODES = {"default": None, "on": True, "off": False}
+
+
+def template(family: str) -> str:
+    trl = pytest.importorskip("trl", reason="requires trl")
+    path = pathlib.Path(trl.__file__).parent / "chat_templates" / f"{family}.jinja"
+    if not path.is_file():
+        pytest.skip(f"requires trl with its chat template {family}")
+    return path.read_text(encoding="utf-8")
+
+
+def chat_of(family: str, thinking: bool | None = None) -> ChatFormat:
+    source = template(family)
+    eos, bos = FAMILIES.get(family, ("<end_of_utterance>", "<s>"))
+    special = ["<|pad|>", *sorted({*MARKS.findall(source), eos, bos})]
+    return ChatFormat(small_tokenizer(source, special, eos, bos), thinking)
+
+
+def play(chat: ChatFormat, actions: list[str], answers: list[list[Message]]) -> dict[str, Any]:
+    """An episode as the rollout driver plays it: segments of ids and masks, built from events alone."""
+    history: list[Message] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where is it?"}]
+    segments: list[tuple[list[int], list[bool]]] = []
+    ids = chat.prompt_ids(history).tolist()
+    mask = [False] * len(ids)
+    for action, answer in zip(actions, [*answers, []], strict=True):
+        sampled = [*chat.encode_text(action).tolist(), chat.end_ids[0]]
+        ids, mask = ids + sampled, mask + [True] * len(sampled)
+        assert chat.decode_action(sampled) == action
+        history.append({"role": "assistant", "content": action})
+        if not answer:
+            break
+        new = chat.continuation_ids(history, answer, ended=True)
+        history += answer
+        if new is None:
+            segments.append((ids, mask))
+            ids = chat.prompt_ids(history).tolist()
+            mask = [False] * len(ids)
+        else:
+            assert new[0] != chat.end_ids[0], "the end that was sampled is not repeated"
+            ids, mask = ids + new.tolist(), mask + [False] * len(new)
+    return {"segments": [*segments, (ids, mask)], "history": history}
+
+
+def check(chat: ChatFormat, played: dict[str, Any], actions: list[str]) -> None:
+    """Masks cover what was sampled and nothing else; a segment is the beginning of what the template itself renders."""
+    tokenizer = chat.tokenizer
+    spoken = [tokenizer.decode(np.array(ids)[np.array(mask)], skip_special_tokens=False) for ids, mask in played["segments"]]
+    end = tokenizer.decode([chat.end_ids[0]])
+    assert "".join(spoken) == "".join(action + end for action in actions)
+    options = {} if chat.enable_thinking is None else {"enable_thinking": chat.enable_thinking}
+    if len(played["segments"]) == 1:  # the whole conversation is one text, and the template agrees with it to the letter
+        ids, _ = played["segments"][0]
+        ours = tokenizer.decode(ids, skip_special_tokens=False)
+        asked = tokenizer.apply_chat_template(played["history"][:-1], tokenize=False, add_generation_prompt=True, **options)
+        assert ours == asked + actions[-1] + end
+
+
+def digest(ids: list[int]) -> str:
+    return hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()[:16]
+
+
+def runs(mask: list[bool]) -> list[int]:
+    """Lengths of the runs of a mask, not sampled first."""
+    changes = [0, *[i for i in range(1, len(mask)) if mask[i] != mask[i - 1]], len(mask)]
+    return [b - a for a, b in zip(changes, changes[1:], strict=False)]
+
+
+def observed(family: str, mode: str) -> dict[str, Any]:
+    chat = chat_of(family, MODES[mode])
+    actions = ["In the box.", "<think>It moved.</think>In the bag.", "Gone."]
+    answers: list[list[Message]] = [[{"role": "user", "content": "Look again."}], [{"role": "user", "content": "And now?"}]]
+    played = play(chat, actions, answers)
+    check(chat, played, actions)
+    tools = chat.with_tools([TOOL])
+    native = bool(tools.tools)
+    called = ['<tool_call>{"name": "look", "arguments": {"where": "bag"}}</tool_call>', "Found it."]
+    with_tools = play(tools, called, [[{"role": "tool", "content": "nothing here"}]])
+    text = tools.tokenizer.decode(with_tools["segments"][-1][0], skip_special_tokens=False)
+    assert "nothing here" in text and ("Look somewhere." in text) == native
+    return {
+        "end": [tools.tokenizer.decode([i]) for i in chat.end_ids],
+        "segments": [{"ids": digest(ids), "runs": runs(mask)} for ids, mask in played["segments"]],
+        "tools": "native" if native else "as text of the user",
+        "tool_segments": [{"ids": digest(ids), "runs": runs(mask)} for ids, mask in with_tools["segments"]],
+    }
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    if os.environ.get("SDGYM_GOLDEN") == "write":
+        found = {family: {mode: observed(family, mode) for mode in MODES} for family in sorted(FAMILIES)}
+        lines = [f'"{family}": {{\n' + ",\n".join(f' "{mode}": {json.dumps(value, ensure_ascii=False)}' for mode, value in modes.items())
+                 for family, modes in found.items()]  # fmt: skip
+        GOLDEN.write_text("{\n" + "\n},\n".join(lines) + "\n}\n}\n", encoding="utf-8")
+    return dict(json.loads(GOLDEN.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_family_renders_as_recorded(family: str, golden: dict[str, Any]) -> None:
+    for mode in MODES:
+        assert observed(family, mode) == golden[family][mode], (family, mode)
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_what_cannot_be_trained_token_exactly_is_refused_with_a_reason(family: str) -> None:
+    with pytest.raises(PolicyError, match=r"drops the assistant's turns|refuses a conversation of roles"):
+        chat_of(family)
+
+
+def test_the_record_shows_what_differs_between_families(golden: dict[str, Any]) -> None:
+    """Thinking changes prompts where a template has the switch, reasoning in history makes new segments, tools are native somewhere."""
+    assert len(golden) >= 12
+    assert golden["qwen3"]["on"]["segments"] != golden["qwen3"]["off"]["segments"]
+    assert golden["llama3"]["on"] == golden["llama3"]["off"] == golden["llama3"]["default"]
+    assert len(golden["qwen2_5"]["default"]["segments"]) == 1 and len(golden["qwen3_5_think"]["default"]["segments"]) > 1
+    assert {golden[name]["default"]["tools"] for name in golden} == {"native", "as text of the user"}
