@@ -42,7 +42,7 @@ class CurioSFT(SFTReference):
 
     name = "curio_sft"
     Config = CurioSFTConfig
-    config: CurioSFTConfig  # type: ignore[assignment]
+    config: CurioSFTConfig
 
     def __init__(self, config: CurioSFTConfig) -> None:
         super().__init__(config)

@@ -176,16 +176,18 @@ class RolloutDriver:
         Returns:
             One sample per prompt, in order; an empty one (``stop="context"``) where the prompt fills the context.
         """
-        first = self._next_id + 1
-        for i, prompt in enumerate(prompts):
-            key = derive(self._seed_of(job), job.stream, job.step, job.first_group + i, 0, 0)
-            request = self._new_id()
-            self.sampler.submit(Request(request, request, np.asarray(prompt, np.int64), key, sampling))
-            self.ledger.prompt_tokens += len(prompt)
+        waiting, numbers = deque(enumerate(prompts)), dict[int, int]()
         samples: dict[int, Sample] = {}
-        while self.sampler.pending:
+        while waiting or self.sampler.pending:
+            while waiting and self.sampler.pending < self.max_live:  # equal prompts share a page for as long as one of them waits
+                i, prompt = waiting.popleft()
+                key = derive(self._seed_of(job), job.stream, job.step, job.first_group + i, 0, 0)
+                request = self._new_id()
+                numbers[request] = i
+                self.sampler.submit(Request(request, request, np.asarray(prompt, np.int64), key, sampling))
+                self.ledger.prompt_tokens += len(prompt)
             for sample in self.sampler.tick():
-                samples[sample.request_id - first] = sample
+                samples[numbers[sample.request_id]] = sample
                 self.sampler.release(sample.request_id)
                 self.ledger.charge_sampled(len(sample.ids), job.stream)
         return [samples[i] for i in range(len(prompts))]

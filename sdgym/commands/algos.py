@@ -1,4 +1,4 @@
-"""``sdgym algos``: list, show and create algorithms."""
+"""``sdgym algos``: list, show, create and diagnose algorithms."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
+from sdgym.commands.diagnose import diagnose
 from sdgym.commands.scaffold import create, identifier
 
-app = typer.Typer(help="List, show and create algorithms.", invoke_without_command=True, rich_markup_mode=None)
+app = typer.Typer(help="List, show, create and diagnose algorithms.", invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()
@@ -92,6 +93,9 @@ def _settings(tree: Mapping[str, Any], sources: Mapping[str, str], path: str = "
         else:
             text = yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix("...\n").rstrip()
             yield f"{f'{indent}{key}: {text}':<40}  # {sources.get(path + key, 'default of sdgym')}"
+
+
+app.command("diagnose")(diagnose)
 
 
 @app.command("new")
