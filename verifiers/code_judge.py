@@ -70,7 +70,7 @@ class CodeJudge:
         if found.source is None:
             return Verdict(Outcome.NO_ANSWER, 0.0, found.problem)
         loop = asyncio.get_running_loop()
-        seen = await loop.run_in_executor(_workers(), self.behaviours, found.source, suite)
+        seen = await loop.run_in_executor(workers(), self.behaviours, found.source, suite)
         return report(suite, seen)
 
     def _observe(self, source: str, suite: Suite) -> tuple[Behaviour, ...]:
@@ -137,8 +137,8 @@ def _no_python(source: str) -> Behaviour | None:
 _pool: concurrent.futures.ThreadPoolExecutor | None = None
 
 
-def _workers() -> concurrent.futures.ThreadPoolExecutor:
-    """Return this process's threads that wait for sandboxes: one per core."""
+def workers() -> concurrent.futures.ThreadPoolExecutor:
+    """Return this process's threads that wait for sandboxes, one per core. They never end, as a sandbox ends with the thread that started it."""
     global _pool
     if _pool is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -59,6 +59,15 @@ def parse_calls(action: str, limit: int) -> list[ToolCall]:
     return calls
 
 
+def parse_value(text: str) -> Any:
+    """Return the one JSON object in a text that is nothing else. Raises :class:`CallSyntaxError` as :func:`parse_calls` does."""
+    if len(text) > MAX_CHARS:
+        raise CallSyntaxError(f"they have {len(text)} characters, at most {MAX_CHARS} are read")
+    if text == "{}":
+        return {}
+    return _values(text)[0]
+
+
 def _values(text: str) -> list[Any]:
     """Return the JSON objects, and the lists of objects, in a text; brackets that do not open one are prose."""
     values: list[Any] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +17,14 @@ from sdgym.envs.tools.draws import VARIANTS, Drawn, draw_task, find_task
 from sdgym.envs.tools.explain import CALLS, Attempt, attempt, explain
 from sdgym.envs.tools.families.base import start
 from sdgym.envs.tools.judge import dense, judge, succeeded
+from sdgym.envs.tools.notebook import CALLS_PER_CELL, Notebook, cell_text
 from sdgym.envs.tools.proof import Proof, mattering, oracle_calls
 from sdgym.envs.tools.session import Episode, User, call_api, scripted_user
 from sdgym.envs.tools.tiny import action_text, candidates
-from sdgym.errors import UnknownNameError
+from sdgym.errors import ConfigError, UnknownNameError
 from sdgym.text_env import Information, Response, TextEnv
+from sdgym.verifiers.code_judge import workers
+from sdgym.verifiers.sandbox import choose
 
 CALLS_PER_TURN = 10
 RESULT_CHARS = 3_000
@@ -31,6 +35,15 @@ docs.apps lists the apps, docs.apis the APIs of an app, docs.show the arguments 
 act for and how to log in; most calls need the access_token that the login of their app returns. Lists come in pages.
 Change nothing that the task does not ask for. End with supervisor.complete_task, with an answer if one is asked for, or with status "fail" if the \
 task cannot be done. You have {turns} turns."""
+PYTHON_PROMPT = """You carry out tasks in the apps of the person you act for, by writing Python.
+Each turn, write one cell in a fenced code block; variables stay for the next one. apis.APP.API(name=value) calls an API and returns a dict, or raises \
+ApiError with code and message; print what you want to see. A cell can make {calls} calls.
+apis.docs.apps() lists the apps, apis.docs.apis(app=...) the APIs of an app, apis.docs.show(...) the arguments of an API. apis.supervisor.profile() and \
+apis.supervisor.passwords() tell who you act for and how to log in; most calls need the access_token that the login of their app returns. Lists come in pages.
+Change nothing that the task does not ask for. End with apis.supervisor.complete_task(), with an answer if one is asked for, or with status="fail" if \
+the task cannot be done. You have {turns} turns."""
+Syntax = Literal["json", "python"]
+SYNTAXES: tuple[Syntax, ...] = ("json", "python")
 Reward = Literal["success", "dense"]
 REWARDS: tuple[Reward, ...] = ("success", "dense")
 
@@ -38,8 +51,8 @@ REWARDS: tuple[Reward, ...] = ("success", "dense")
 class ToolWorldEnv(TextEnv):
     """Tasks in a world of eight apps with about 120 documented APIs.
 
-    An action holds one or several tool calls as JSON (:mod:`sdgym.envs.tools.calls`); the observation holds
-    their results. What counts at the end is the state of the world, whichever way it came about: every
+    An action holds one or several tool calls as JSON (:mod:`sdgym.envs.tools.calls`), or a cell of Python; the
+    observation holds their results or what the cell printed. What counts at the end is the state of the world, whichever way it came about: every
     required change is there, nothing else has changed, the answer is right. Level "tiny" shows the rows that
     matter and wants a single call.
 
@@ -54,9 +67,12 @@ class ToolWorldEnv(TextEnv):
         reveal: let the final feedback give the wanted values (flagged ``reveals_answer``).
         native: observations as messages of role ``tool``, for chat templates with native tool calls.
         user: answers ``supervisor.ask_user``, given the question and what the user knows; by default a script.
+        syntax: ``json`` calls, or ``python`` cells in a sandbox (not at "tiny"); see :mod:`sdgym.envs.tools.notebook`.
+        sandbox: of the cells; see :func:`sdgym.verifiers.sandbox.choose`.
 
     Raises:
-        UnknownNameError: an unknown level, split or reward.
+        UnknownNameError: an unknown level, split, reward or syntax.
+        ConfigError: cells at "tiny"; at the first reset, if nothing here confines them.
     """
 
     env_id: ClassVar[str] = "sdgym/ToolWorld-v0"
@@ -74,16 +90,24 @@ class ToolWorldEnv(TextEnv):
         reveal: bool = False,
         native: bool = False,
         user: User = scripted_user,
+        syntax: Syntax = "json",
+        sandbox: str = "auto",
     ) -> None:
         super().__init__(level, split, privileged, render_mode)
         if reward not in REWARDS:
             raise UnknownNameError("reward", reward, REWARDS)
-        self.reward, self.reveal, self.native, self.user = reward, reveal, native, user
+        if syntax not in SYNTAXES:
+            raise UnknownNameError("ToolWorld syntax", syntax, SYNTAXES)
+        if syntax == "python" and level == "tiny":
+            raise ConfigError("level 'tiny' takes a single call as JSON; Python cells begin at level 'easy'")
+        self.reward, self.reveal, self.native, self.user, self.sandbox = reward, reveal, native, user, sandbox
         self.max_turns = TURNS[level]  # type: ignore[misc]  # per level, not per class
-        if level == "tiny":
+        if level == "tiny" or syntax == "python":
             self.tools = None  # type: ignore[misc]
-        else:
-            self.system_prompt = SYSTEM_PROMPT.format(calls=CALLS_PER_TURN, turns=self.max_turns)  # type: ignore[misc]
+        if level != "tiny":
+            prompt, calls = (SYSTEM_PROMPT, CALLS_PER_TURN) if syntax == "json" else (PYTHON_PROMPT, CALLS_PER_CELL)
+            self.system_prompt = prompt.format(calls=calls, turns=self.max_turns)  # type: ignore[misc]
+        self.notebook = Notebook(sandbox) if syntax == "python" else None
         self.episode: Episode | None = None
 
     # ---- tasks ----------------------------------------------------------------------------------
@@ -120,10 +144,10 @@ class ToolWorldEnv(TextEnv):
             first = task.seed - task.seed % VARIANTS
             yield tuple(self.make_task(first + i, split) for i in range(VARIANTS))
 
-    @staticmethod
-    def _turns(calls: Sequence[ToolCall]) -> list[str]:
-        """Return calls as actions, as many in a turn as allowed."""
-        return ["\n".join(c.text() for c in calls[i : i + CALLS_PER_TURN]) for i in range(0, len(calls), CALLS_PER_TURN)]
+    def _turns(self, calls: Sequence[ToolCall]) -> list[str]:
+        """Return calls as actions, as many in a turn as JSON allows."""
+        parts = [calls[i : i + CALLS_PER_TURN] for i in range(0, len(calls), CALLS_PER_TURN)]
+        return [cell_text(part) if self.notebook is not None else "\n".join(c.text() for c in part) for part in parts]
 
     def _drawn(self, task: Task) -> Drawn:
         return draw_task(self.level, task.split, task.seed, task.meta["attempt"])
@@ -131,7 +155,10 @@ class ToolWorldEnv(TextEnv):
     # ---- play -----------------------------------------------------------------------------------
 
     def begin(self, task: Task) -> None:
-        """Clone the world of the task."""
+        """Clone the world of the task. Raises ConfigError if there are to be cells and nothing here confines them."""
+        if self.notebook is not None:
+            choose(self.sandbox)
+            self.notebook.close()
         if self.episode is not None:
             self.episode.db.close()
         drawn = self._drawn(task)
@@ -140,6 +167,8 @@ class ToolWorldEnv(TextEnv):
     async def respond(self, action: str) -> Response:
         """Carry out the calls of one turn."""
         assert self.task is not None and self.episode is not None
+        if self.notebook is not None:
+            return await asyncio.get_running_loop().run_in_executor(workers(), self._cell, self.notebook, action)
         tiny = self.level == "tiny"
         try:
             calls = parse_calls(action, CALLS if tiny else CALLS_PER_TURN)
@@ -158,6 +187,36 @@ class ToolWorldEnv(TextEnv):
             return self._end(action, valid=True)
         said = f"{len(calls) - len(refused)} of {len(calls)} calls were carried out."
         return self._next(results, " ".join([said, *(f"Refused: {r}." for r in refused)]), valid=True)
+
+    def _cell(self, notebook: Notebook, action: str) -> Response:
+        """Run the cell of one turn."""
+        assert self.episode is not None
+        episode = self.episode
+
+        def caller(tool: str, args: dict[str, Any]) -> dict[str, Any]:
+            if episode.done:
+                return {"error": {"code": 409, "message": "the task has been reported; nothing can be done any more"}}
+            return call_api(episode, APPS, tool, args, self.user)
+
+        try:
+            said, refused = notebook.run(action, caller)
+        except CallSyntaxError as error:
+            told = f"Not understood: {error}. Write one cell of Python in a fenced code block."
+            return self._end(action, valid=False) if self._last() else self._next([told], told, valid=False)
+        if episode.done or self._last():
+            notebook.close()
+            return self._end(action, valid=True)
+        lost = f"The cell was ended: {said.lost}. All variables are gone." if said.lost else ""
+        shown = "\n".join(part for part in (_cut(said.printed.rstrip()), said.failure, lost) if part) or "(no output)"
+        ran = f"The cell ran{' and failed' if said.failure or lost else ''}; {refused} of its calls were refused."
+        told = " ".join(part for part in (ran, said.failure, lost) if part)
+        return self._next([shown], told, valid=True)
+
+    def close(self) -> None:
+        """End the cells and free the world."""
+        if self.notebook is not None:
+            self.notebook.close()
+        super().close()
 
     def _last(self) -> bool:
         return self.turn >= self.max_turns
@@ -263,7 +322,10 @@ def _greeting(drawn: Drawn) -> str:
 
 
 def _result_text(result: Mapping[str, Any]) -> str:
-    text = json.dumps(result, ensure_ascii=False)
+    return _cut(json.dumps(result, ensure_ascii=False))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= RESULT_CHARS else f"{text[:RESULT_CHARS]} … ({len(text) - RESULT_CHARS} more characters)"
 
 

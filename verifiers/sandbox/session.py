@@ -98,7 +98,7 @@ class Session:
                 said = self._receive(until)
                 while "question" in said:
                     until = time.monotonic() + self.limits.wall + GRACE
-                    self._send(dict(_answered(said["question"], answer)), until)
+                    self._send(dict(answered(said["question"], answer)), until)
                     said = self._receive(until)
                 return _result(said)
             except (SandboxError, TimeoutError):
@@ -136,7 +136,8 @@ class Session:
         self.close()
 
 
-def _answered(question: str, answer: Answer | None) -> Mapping[str, Any]:
+def answered(question: str, answer: Answer | None) -> Mapping[str, Any]:
+    """Return the frame that answers a question from inside; what cannot be read is answered with an error."""
     try:
         asked = loads(question)
         arguments = decode(asked["args"])
