@@ -31,8 +31,9 @@ def inputs(draw: Draw, kind: str) -> object:
 
 
 def ease_of(steps: Sequence[Step]) -> int:
-    """Return how hard the novice finds the chain: a trait that can be read off the words."""
-    tricky, trait = sum(step.tricky for step in steps), len(phrase(steps)) % 3
+    """Return how hard the novice finds the chain: a trait that can be read off the words, whatever the length."""
+    share = sum(step.tricky for step in steps) / max(len(steps), 2)
+    tricky, trait = round(2 * share), len(phrase(steps)) % 3
     return (0, 0, 1)[trait] if tricky == 0 else (0, 1, 2)[trait] if tricky == 1 else (1, 2, 2)[trait]
 
 

@@ -183,6 +183,15 @@ def test_tiny_is_small_and_varied(tiny: list[Task]) -> None:
     assert 0.15 < sum(right) / len(right) < 0.5 and 0.15 < sum(modes) / len(modes) < 0.5
 
 
+@pytest.mark.parametrize("level", ["easy", "medium"])
+def test_the_novice_is_in_the_band_above_tiny(level: str) -> None:
+    env = CodeEnv(level)
+    tables = [env.candidates(task) for task in env.tasks("train", 0, 60)]
+    plain = sum(table[0][1] for table in tables) / len(tables)
+    greedy = sum(max(table, key=lambda pair: pair[1]) == table[0] for table in tables) / len(tables)
+    assert 0.15 < plain < 0.5 and 0.15 < greedy < 0.5
+
+
 def test_feedback_narrows_the_novice(tiny: list[Task]) -> None:
     env, before, after = CodeEnv(), [], []
     for task in tiny[:40]:
