@@ -25,11 +25,18 @@ for _name, _target in {
     "star": "sdgym.algos.star:Star",
     "vpd": "sdgym.algos.vpd:VPD",
     "sharpen": "sdgym.algos.sharpen:Sharpen",
+    "compose": "sdgym.algos.compose:Composed",
     "rltf": "sdgym.algos.rltf:RLTF",
     "trace": "sdgym.algos.trace:Trace",
     "pi_distill": "sdgym.algos.pi_distill:PiDistill",
     "atesd": "sdgym.algos.atesd:ATESD",
     "tsd_kd": "sdgym.algos.tsd_kd:TSDKD",
     "curio_sft": "sdgym.algos.curio_sft:CurioSFT",
+    "score": "sdgym.algos.score:Score",
+    "rerest": "sdgym.algos.rerest:ReReST",
+    "pu_rl": "sdgym.algos.pu_rl:PURL",
+    "bstar": "sdgym.algos.bstar:BStar",
+    "revise": "sdgym.algos.revise:Revise",
+    "sgs": "sdgym.algos.sgs:SGS",
 }.items():
     algorithms.register(_name, _target)

@@ -56,17 +56,19 @@ class ContextSettings(Preset):
         control: ``none`` for the real text, or a control P0–P3.
         slot_tokens, overflow: budget of the privileged text, and what happens beyond it.
         teacher_thinking: thinking on or off in the teacher's template; None leaves it as the student's (the run's ``thinking``).
+        placement: where the privileged text stands.
     """
 
     control: Literal["none", "P0", "P1", "P2", "P3"] = "none"
     slot_tokens: PositiveInt | None = None
     overflow: Literal["drop", "head", "tail"] = "drop"
     teacher_thinking: bool | None = None
+    placement: Literal["user", "system", "response"] = "user"
 
     def conditioner_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of a conditioner."""
         slot = {"slot_tokens": self.slot_tokens, "overflow": self.overflow}
-        return {"control": self.control, "thinking": self.teacher_thinking, **slot}
+        return {"control": self.control, "thinking": self.teacher_thinking, "placement": self.placement, **slot}
 
 
 class DistillSettings(Preset):

@@ -292,6 +292,8 @@ class LossItem:
         view: the view that is trained (``grad=True``).
         references: M ≥ 0 views that score the *same* token ids under another context or other weights
             (teachers, a negative context, the student as VPD's prior); no gradient.
+        reference_logprobs: float32 ``[M, S]`` of the references where they are known already (a loss on sampled tokens then
+            does not have them scored again); or None.
         weight: float32 ``[S]``, 0 removes a token from mask *and* denominator.
         advantage: float32 ``[S]`` or None.
         old_logprobs: float32 ``[S]`` at rollout time by the trainer's policy; None means "on-policy":
@@ -307,6 +309,7 @@ class LossItem:
     old_logprobs: np.ndarray | None = None
     rollout_logprobs: np.ndarray | None = None
     label: int = 0
+    reference_logprobs: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)

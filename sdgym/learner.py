@@ -187,8 +187,11 @@ class Learner:
         for number, term in enumerate(terms):
             mine = [_Entry(number, item, *item.view.sequence()) for item in term.items if item.view.loss_mask.any()]
             if term.loss.needs == "sampled":
-                scored = iter(self.score([view for entry in mine for view in entry.item.references]))
+                unknown = [entry for entry in mine if entry.item.reference_logprobs is None]
+                scored = iter(self.score([view for entry in unknown for view in entry.item.references]))
                 for entry in mine:
+                    entry.stored = entry.item.reference_logprobs
+                for entry in unknown:
                     values = [next(scored).logprobs for _ in entry.item.references]
                     entry.stored = np.stack(values) if values else np.zeros((0, len(entry.positions)), np.float32)
             entries += mine
@@ -359,6 +362,11 @@ def check_alignment(terms: Sequence[LossTerm]) -> None:
                     raise AlignmentError(
                         f"term {term.name!r}, row {item.view.row}: {name} has {len(array)} values for {len(scored)} tokens"
                     )
+            known, expected = item.reference_logprobs, (len(item.references), len(scored))
+            if known is not None and known.shape != expected:
+                raise AlignmentError(
+                    f"term {term.name!r}, row {item.view.row}: reference_logprobs has the shape {known.shape}, not {expected}"
+                )
             for view in item.references:
                 other = view.scored_ids()
                 if len(other) != len(scored):

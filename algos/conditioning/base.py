@@ -13,13 +13,15 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from sdgym.algos.base import AnnotateContext, Batch
-from sdgym.algos.conditioning.frames import filler, section, with_block
+from sdgym.algos.conditioning.frames import filler, section, with_block, with_system
+from sdgym.chat import ChatFormat
 from sdgym.core import Message, ScoringView, Trajectory
 from sdgym.errors import ConfigError, UnknownNameError
 
 Control = Literal["none", "P0", "P1", "P2", "P3"]
 CONTROLS = ("none", "P0", "P1", "P2", "P3")
 Overflow = Literal["drop", "head", "tail"]
+Placement = Literal["user", "system", "response"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +51,13 @@ class Conditioner:
         overflow: what happens to a longer text: the row drops out, or its ``head`` / ``tail`` is kept.
             The frame and the generation marker are never cut.
         thinking: thinking on or off in the teacher's template; None leaves it as the student's. P0 always reads as the student.
+        placement: where the framed text stands: in the last ``user`` message, in the ``system`` message (π-Distill), or without
+            any frame between the assistant's header and the ``response`` (CEPO).
+
+    Attributes:
+        needs: what must be known of a task beyond its reward: ``feedback`` or ``reference``; ``reward`` is nothing more.
+        siblings: whether it reads other rows of the group.
+        options: arguments of its own.
 
     Raises:
         UnknownNameError: an unknown control.
@@ -56,6 +65,8 @@ class Conditioner:
 
     kind: ClassVar[str] = ""
     needs: ClassVar[str] = "reward"
+    siblings: ClassVar[bool] = False
+    options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -65,13 +76,14 @@ class Conditioner:
         slot_tokens: int | None = None,
         overflow: Overflow = "drop",
         thinking: bool | None = None,
+        placement: Placement = "user",
     ) -> None:
         if control not in CONTROLS:
             raise UnknownNameError("control", str(control), CONTROLS)
         if overflow not in ("drop", "head", "tail"):
             raise ConfigError(f"overflow must be drop, head or tail, not {overflow!r}")
         self.control, self.paraphrase, self.pool = control, paraphrase, pool
-        self.slot_tokens, self.overflow, self.thinking = slot_tokens, overflow, thinking
+        self.slot_tokens, self.overflow, self.thinking, self.placement = slot_tokens, overflow, thinking, placement
 
     def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
         """Return what the teacher of row ``index`` is told, or None if there is nothing to say."""
@@ -95,15 +107,28 @@ class Conditioner:
         if self.control == "P0":
             return []
         if self.control == "P3":
-            return [section("outcome", outcome_word(row), self.paraphrase, self.pool)]
+            return [self._framed("outcome", outcome_word(row))]
 
         def measure(text: str) -> int:
             return len(context.chat.encode_text(text))
 
         return [
-            section(kind, filler(context.rng, measure(text), measure) if self.control == "P1" else text, self.paraphrase, self.pool)
+            self._framed(kind, filler(context.rng, measure(text), measure) if self.control == "P1" else text)
             for kind, text in told.sections
         ]
+
+    def _framed(self, kind: str, text: str) -> str:
+        return text if self.placement == "response" else section(kind, text, self.paraphrase, self.pool)
+
+    def _prefix(self, row: Trajectory, number: int, sections: Sequence[str], chat: ChatFormat) -> np.ndarray:
+        """Return the ids before segment ``number``, with the sections in their place."""
+        before, history = row.task.messages, history_before(row, number)
+        if self.placement == "user":
+            return chat.prompt_ids(with_block(before, sections, pool=self.pool) + history)
+        if self.placement == "system":
+            return chat.prompt_ids(with_system(before, sections) + history)
+        plain = chat.prompt_ids([*before, *history])
+        return np.concatenate([plain, chat.encode_text(" ".join([*sections, ""]))]) if sections else plain
 
     def _views_of(self, index: int, row: Trajectory, told: Told, context: AnnotateContext) -> list[ScoringView] | None:
         told, cut = self._fit_slot(told, context)
@@ -111,8 +136,7 @@ class Conditioner:
         views, start = [], 0
         chat = context.chat.thinking(None if self.control == "P0" else self.thinking)
         for number, segment in enumerate(row.segments):
-            messages = with_block(row.task.messages, sections, pool=self.pool) + history_before(row, number)
-            prefix = chat.prompt_ids(messages)
+            prefix = self._prefix(row, number, sections, chat)
             tokens = segment.ids[segment.prompt_length :]
             if len(prefix) + len(tokens) > context.max_context:
                 return None

@@ -64,6 +64,17 @@ def with_block(messages: Sequence[Message], sections: Sequence[str], closing: in
     return out
 
 
+def with_system(messages: Sequence[Message], sections: Sequence[str]) -> list[Message]:
+    """Return ``messages`` with framed sections at the end of the system message, which is made where there is none."""
+    out: list[Message] = [dict(m) for m in messages]  # type: ignore[misc]
+    if not sections:
+        return out
+    if not out or out[0]["role"] != "system":
+        out.insert(0, {"role": "system", "content": ""})
+    out[0]["content"] = "\n".join([*filter(None, [out[0]["content"]]), *sections])
+    return out
+
+
 def feedback_text(feedback: Sequence[Feedback]) -> str:
     """Join an episode's feedback: the bare text for one turn, "Turn k: …" for several."""
     said = [f for f in feedback if f.text.strip()]

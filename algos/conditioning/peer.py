@@ -21,6 +21,7 @@ class Peer(Conditioner):
     """
 
     kind = "peer"
+    siblings = True
 
     def __init__(self, exclude_self: bool = True, strip_think: bool = True, **settings: Any) -> None:
         super().__init__(**settings)
@@ -57,6 +58,7 @@ class PeerFeedback(Conditioner):
     """
 
     kind = "peer+feedback"
+    siblings = True
     needs = "feedback"
 
     def __init__(self, only_without_solution: bool = True, exclude_self: bool = True, strip_think: bool = True, **settings: Any) -> None:

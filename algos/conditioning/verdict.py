@@ -38,6 +38,7 @@ class Contrast(Conditioner):
     """
 
     kind = "contrast"
+    siblings = True
 
     def __init__(self, strip_think: bool = True, **settings: Any) -> None:
         super().__init__(**settings)

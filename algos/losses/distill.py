@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -28,9 +29,10 @@ def sampled_surrogate(log_ratio: Tensor, logprobs: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class DistillLoss:
-    """Pull the student towards ``references[0]`` token by token.
+    """Pull the student towards its teacher token by token.
 
     Attributes:
+        mixture: how the references become one teacher (:func:`sdgym.algos.losses.divergence.mix`); ``single`` is ``references[0]``.
         divergence: ``forward_kl``, ``reverse_kl``, ``jensen_shannon`` or ``mixed``.
         alpha: α of ``jensen_shannon``. forward_weight: w of ``mixed``.
         support: ``full``; ``student_topk`` / ``teacher_topk``: the K likeliest tokens of the current student /
@@ -42,6 +44,8 @@ class DistillLoss:
         importance: ``capped``: × min(sg[π_θ/π_old], importance_cap) (SDPO). ``differentiable``: × π_θ/π_old with
             gradient, sampled k3 only: ∇(ρ·k3) = ρ·ℓ·∇log π_θ (Skill-SD Eq. 12).
         rollout_correction, rollout_cap: see :func:`sdgym.algos.losses.base.rollout_factor`.
+        scaled: multiply each token by its item's advantage: a weight of tokens or rows that, unlike a mask, leaves the
+            denominator alone even where it is 0.
 
     Raises:
         ConfigError: a combination that no estimator has.
@@ -60,6 +64,8 @@ class DistillLoss:
     importance_cap: float = 2.0
     rollout_correction: RolloutCorrection = "none"
     rollout_cap: float = 2.0
+    mixture: d.Mixture = "single"
+    scaled: bool = False
     scope: ClassVar[Literal["token"]] = "token"
 
     def __post_init__(self) -> None:
@@ -84,8 +90,8 @@ class DistillLoss:
         return self.support
 
     def token_features(self, student_logits: Tensor, reference_logits: Tensor, token_ids: Tensor) -> dict[str, Tensor]:
-        """Reduce logits ``[C, V]`` and ``[1, C, V]`` to ``divergence [C]`` (with gradient) and detached metrics ``[C]``."""
-        teacher_logits = reference_logits[0].detach()
+        """Reduce logits ``[C, V]`` and ``[M, C, V]`` to ``divergence [C]`` (with gradient) and detached metrics ``[C]``."""
+        teacher_logits = d.mix(reference_logits, self.mixture).detach()
         features: dict[str, Tensor] = {}
         if self.support == "full":
             student, teacher = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
@@ -114,7 +120,7 @@ class DistillLoss:
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss ``[S]`` and the metrics ``divergence`` (k3 if sampled), ``lift`` (log T(y)/S(y)) and those of the support, ``[S]``."""
-        log_ratio = inputs.logprobs - inputs.reference_logprobs[0]
+        log_ratio = inputs.logprobs - self._teacher(inputs.reference_logprobs)
         values = self._sampled(inputs, log_ratio) if self.support == "sampled" else inputs.features["divergence"]
         metrics = {k: v.detach() for k, v in inputs.features.items()}
         metrics.setdefault("divergence", reference_kl(log_ratio.detach(), "k3"))
@@ -124,7 +130,15 @@ class DistillLoss:
         if self.importance == "capped":
             metrics["importance"] = ratio((inputs.logprobs - inputs.old_logprobs).detach()).clamp(max=self.importance_cap)
             values = values * metrics["importance"]
+        if self.scaled:
+            values = values * inputs.advantage
         return values * rollout_factor(inputs, self.rollout_correction, self.rollout_cap), metrics
+
+    def _teacher(self, logprobs: Tensor) -> Tensor:
+        """Return log q ``[S]`` of the sampled tokens from ``[M, S]``; a geometric mixture lacks its normaliser, a baseline."""
+        if self.mixture == "arithmetic":
+            return logprobs.logsumexp(0) - math.log(len(logprobs))
+        return logprobs.mean(0) if self.mixture == "geometric" else logprobs[0]
 
     def _sampled(self, inputs: LossInputs, log_ratio: Tensor) -> Tensor:
         if self.estimator == "surrogate":

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Divergence = Literal["forward_kl", "reverse_kl", "jensen_shannon", "mixed"]
+Mixture = Literal["single", "geometric", "arithmetic"]
 Residual = Literal["tail", "renorm", "teacher_renorm", "floor", "none"]
 _FLOOR = -100.0  # log-prob that a floored teacher gives to what it leaves out (SD-Zero's loss_functions.py)
 _LOG_OF_ALMOST_ONE = -1e-7  # a captured mass this close to 1 leaves a tail of 1e-7 instead of log 0
@@ -111,6 +112,18 @@ def floored(teacher_logits: Tensor, ids: Tensor) -> Tensor:
     kept = renormalise(teacher_logits.gather(-1, ids))
     whole: Tensor = torch.full_like(teacher_logits, _FLOOR).scatter(-1, ids, kept)
     return whole
+
+
+def mix(logits: Tensor, mixture: Mixture) -> Tensor:
+    """Make one teacher of M: ``[M, ..., V]`` to ``[..., V]``.
+
+    ``single``: the first. ``geometric``: Π q_m^(1/M), the product of experts, not yet normalised: whoever takes a softmax of it
+    normalises it (KL(S‖it) = mean_m KL(S‖q_m) + log Z, SELFCI). ``arithmetic``: (1/M) Σ q_m.
+    """
+    if mixture == "single":
+        return logits[0]
+    logprobs = logits.log_softmax(-1)
+    return logprobs.mean(0) if mixture == "geometric" else logprobs.logsumexp(0) - math.log(len(logprobs))
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def straight_through(value: Tensor, coefficient: Tensor, logprobs: Tensor) -> Te
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradientLoss(SampledLoss):
-    """The policy term of GRPO and its relatives, per token; the reference view, if any, is ``references[0]``.
+    """The policy term of GRPO and its relatives, per token; with ``kl_beta`` the reference view is ``references[0]``.
 
     Attributes:
         objective: ``ppo``, ``gspo`` (sequence ratio), ``cispo`` (band [1−ε_l, 1+ε_h], verl), ``cispo_cap``
@@ -123,6 +123,8 @@ class PolicyGradientLoss(SampledLoss):
             "clip_frac": self._clipped(used.detach(), inputs.advantage),
             "update_kl": ratio(log_w) - 1 - log_w,
         }
+        if inputs.reference_logprobs.shape[0] and not self.kl_beta:  # teachers that were asked for the advantage
+            metrics["lift"] = (inputs.reference_logprobs[0] - inputs.old_logprobs).detach()
         if self.kl_beta:
             log_ratio = inputs.logprobs - inputs.reference_logprobs[0]
             values = values + self.kl_beta * reference_kl(log_ratio, self.kl_estimator, self.kl_gradient, w, inputs.logprobs)

@@ -1,7 +1,7 @@
 """Presets: an algorithm with every value of one source, as YAML with the source beside each value.
 
 A preset file holds ``algorithm`` (registry name) or ``like`` (another preset to start from), ``title``, ``paper``,
-``status``, ``config`` (the algorithm's settings) and ``run`` (the paper's optimizer, sampling and batch sizes in the
+``status``, ``about`` (equation, deviations and known traps, where the algorithm's file cannot say them), ``config`` (the algorithm's settings) and ``run`` (the paper's optimizer, sampling and batch sizes in the
 layout of the run config; they belong to large models, so a trainer uses them only on request).
 """
 
@@ -33,6 +33,7 @@ class PresetFile:
         algorithm: name in :data:`sdgym.algos.algorithms`.
         title, paper: for people.
         status: what the numbers rest on; reconstructions stay out of rankings.
+        about: equation, deviations and traps of a preset that shares its algorithm's file with others.
         config: settings of the algorithm.
         run: the source's own optimizer, sampling and batch sizes, in the layout of :class:`sdgym.config.RunConfig`.
     """
@@ -44,6 +45,7 @@ class PresetFile:
     status: Status
     config: Mapping[str, Any]
     run: Mapping[str, Any]
+    about: str = ""
 
 
 def preset_names() -> list[str]:

@@ -55,6 +55,8 @@ def show(name: Annotated[str, typer.Argument(help="An algorithm or preset.", met
         typer.echo(f"{preset.title}\npaper: {preset.paper or 'none'} · status: {preset.status} · uses: {algorithm.supervision}")
     for axis, value in _axes(algorithm).items():
         typer.echo(f"{axis}: {value}")
+    if known and load_preset(name).about:
+        typer.echo("\n" + load_preset(name).about.strip())
     typer.echo("\n" + (sys.modules[type(algorithm).__module__].__doc__ or "").strip())
     typer.secho("\nsettings (change one with --set algo.KEY=VALUE), and where each comes from", bold=True)
     sources = value_sources(name) if known else {}

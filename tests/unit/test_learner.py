@@ -339,6 +339,24 @@ def test_alignment_errors_name_both_lengths(policy: Policy) -> None:
         update(item, dataclasses.replace(item, references=()))
     with pytest.raises(AlignmentError, match="weight has 1 values"):
         update(dataclasses.replace(item, weight=np.ones(1, np.float32)))
+    with pytest.raises(AlignmentError, match=rf"reference_logprobs has the shape \(2, 1\), not \(1, {len(item.weight)}\)"):
+        update(dataclasses.replace(item, reference_logprobs=np.zeros((2, 1), np.float32)))
+
+
+def test_reference_logprobs_that_are_known_are_used_and_not_scored_again(policy: Policy) -> None:
+    items = make_items(2, 2, references=True)
+    known = [dataclasses.replace(item, reference_logprobs=np.full((1, len(item.weight)), -3.0, np.float32)) for item in items]
+    loss, kept = DistillLoss(support="sampled", estimator="k2"), [item.weight != 0 for item in items]
+    values = [
+        0.5 * (plain_logprobs(policy.model, i.view) + 3.0).square()[k] * torch.from_numpy(i.weight[k])
+        for i, k in zip(items, kept, strict=True)
+    ]
+    expected = float(torch.cat(values).detach().mean())
+    learner = make_learner(policy, Teacher(policy.model, "frozen"))
+    found = learner.update([LossTerm("k", loss, known)], [], [range(9)])
+    assert found["loss/k"] == pytest.approx(expected, rel=1e-5) and learner.ledger.teacher_tokens == 0
+    learner.update([LossTerm("k", loss, [known[0], *items[1:]])], [], [range(9)])
+    assert learner.ledger.teacher_tokens == sum(len(item.weight) for item in items[1:])
 
 
 def test_the_ledger_counts_scored_and_pushed_tokens(policy: Policy) -> None:
