@@ -91,10 +91,13 @@ class Draws(Protocol):
     def tasks(self) -> list[Task]:
         """Return the tasks of this step: those that its rollouts play (or would play, in a phase without rollouts)."""
 
-    def play(self, stream: str, tasks: Sequence[Task], prompts: Sequence[np.ndarray], samples: int = 1) -> list[Trajectory]:
+    def play(
+        self, stream: str, tasks: Sequence[Task], prompts: Sequence[np.ndarray], samples: int = 1, temperature: float | None = None
+    ) -> list[Trajectory]:
         """Play ``tasks[i]`` from the token ids ``prompts[i]`` (int64 ``[L]``) in place of its own prompt, ``samples`` times each.
 
-        The prompt may end inside an assistant turn; the environment judges only what is sampled after it.
+        The prompt may end inside an assistant turn; the environment judges only what is sampled after it. ``temperature`` None
+        is the rollouts' own.
 
         Returns:
             ``len(tasks) · samples`` finished rows in (task, sample) order.

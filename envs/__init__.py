@@ -20,4 +20,6 @@ def register(env_id: str, target: str) -> None:
 register("sdgym/Code-v0", "sdgym.envs.programming.env:CodeEnv")
 register("sdgym/Math-v0", "sdgym.envs.mathematics.env:MathEnv")
 register("sdgym/Sokoban-v0", "sdgym.envs.sokoban.env:SokobanEnv")
+register("sdgym/Steps-v0", "sdgym.envs.steps:StepsEnv")
 register("sdgym/ToolWorld-v0", "sdgym.envs.tools.env:ToolWorldEnv")
+register("sdgym/TwoTurn-v0", "sdgym.envs.two_turn:TwoTurnEnv")

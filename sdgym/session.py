@@ -191,9 +191,12 @@ class SecondPass:
         self.tasks = tasks
         self._drawn: Counter[str] = Counter()
 
-    def play(self, stream: str, tasks: Sequence[Task], prompts: Sequence[np.ndarray], samples: int = 1) -> list[Trajectory]:
+    def play(
+        self, stream: str, tasks: Sequence[Task], prompts: Sequence[np.ndarray], samples: int = 1, temperature: float | None = None
+    ) -> list[Trajectory]:
         """See :meth:`sdgym.algos.base.Draws.play`."""
-        return self.driver.collect(tasks, samples, self.sampling, self._job(stream, len(tasks)), prompts)
+        sampling = self.sampling if temperature is None else dataclasses.replace(self.sampling, temperature=temperature)
+        return self.driver.collect(tasks, samples, sampling, self._job(stream, len(tasks)), prompts)
 
     def generate(self, stream: str, prompts: Sequence[np.ndarray], max_tokens: int | None = None) -> list[Sample]:
         """See :meth:`sdgym.algos.base.Draws.generate`."""
