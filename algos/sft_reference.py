@@ -58,9 +58,9 @@ class SFTReference(Algorithm):
         """Refuse a world without references, and one of several turns."""
         name, turns = getattr(env, "env_id", "this world"), int(getattr(env, "max_turns", 1))
         if not reference_of(env):
-            raise ConfigError(f"sft_reference needs a reference solution, which the tasks of {name} do not have: use rft (reward)")
+            raise ConfigError(f"{self.name} needs a reference solution, which the tasks of {name} do not have: use rft (reward)")
         if turns > 1:
-            raise ConfigError(f"sft_reference imitates one answer, and {name} has {turns} turns: use star, which plays them")
+            raise ConfigError(f"{self.name} imitates one answer, and {name} has {turns} turns: use star, which plays them")
 
 
 def reference_view(row: int, task: Task, chat: ChatFormat) -> ScoringView | None:

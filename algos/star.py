@@ -50,7 +50,7 @@ class Star(RFT):
     def __init__(self, config: StarConfig) -> None:
         super().__init__(config)
         if config.collect_steps:
-            raise ConfigError("star samples in every step: use collect_steps=0, or rft for a pool from the start")
+            raise ConfigError(f"{self.name} samples in every step: use collect_steps=0, or rft for a pool from the start")
         self.conditioners = (Reference(**config.conditioner_arguments()),)
 
     @property

@@ -137,7 +137,7 @@ def test_tsd_kd_is_the_three_means() -> None:
 
 def test_tsd_kd_refuses_to_be_its_own_teacher() -> None:
     with pytest.raises(ConfigError, match="student itself"):
-        build_algorithm("tsd_kd", {"teacher": "live", "teacher_model": ""}).validate(LettersEnv(), {})
+        build_algorithm("tsd_kd", {"teacher": "live"}).validate(LettersEnv(), {})
     assert build_algorithm("tsd_kd_self").supervision == "reference" and build_algorithm("tsd_kd").supervision == "none"
 
 
