@@ -22,6 +22,7 @@ def diagnose(
     env: Annotated[str, typer.Option("--env", help="Environment id; single-turn.")] = "sdgym/Math-v0",
     conditioner: Annotated[str, typer.Option("--conditioner", help="What the teacher reads.", metavar="C")] = "reference",
     control: Annotated[str, typer.Option("--control", help="none, or P0 to P3 instead of the real text.")] = "none",
+    step: Annotated[int | None, typer.Option("--step", help="A checkpoint of the run instead of its final model.")] = None,
     teacher: Annotated[str | None, typer.Option("--teacher", help="Model whose weights the teacher has [RUN's own].", metavar="M")] = None,
     tasks: Annotated[int, typer.Option("--tasks", help="Tasks.")] = 24,
     samples: Annotated[int, typer.Option("--samples", help="Rollouts per task.")] = 4,
@@ -46,36 +47,61 @@ def diagnose(
     settings = ProbeSettings(samples, positions, candidates, branches, seed or 0)
     o.allow_local_modules(env)
     kwargs = {"level": level, "data": None if data is None else str(data), "split": split or "val"}
-    policy, other = _models(run, teacher, device, threads)
+    policy, other = _models(run, step, teacher, device, threads)
     states = _measure(policy, other, env, conditioner, control, tasks, settings, {k: v for k, v in kwargs.items() if v is not None})
     table = groups(states)
     if as_json:
         typer.echo(json.dumps([_record(group) for group in table], indent=2))
         return
     _show(table)
-    facts = {"model": run, "world": env, "teacher reads": f"{conditioner}{'' if control == 'none' else f' ({control})'}"}
+    facts = {
+        "model": run if step is None else f"{run} at step {step}",
+        "world": env,
+        "teacher reads": f"{conditioner}{'' if control == 'none' else f' ({control})'}",
+    }
     facts |= {"teacher weights": teacher or "the same", "tasks": str(tasks), "branches": str(branches), "seed": str(settings.seed)}
     typer.echo(f"page: {_write(table, facts, run, out)}")
 
 
-def _models(run: str, teacher: str | None, device: str | None, threads: int | None) -> tuple[Policy, Policy]:
-    from sdgym.errors import RunFolderError
+def _models(run: str, step: int | None, teacher: str | None, device: str | None, threads: int | None) -> tuple[Policy, Policy]:
     from sdgym.policy import Policy
     from sdgym.session import pick_device
 
-    folder, name = pathlib.Path(run), run
-    if (folder / "config.yaml").is_file():
-        name = str(folder / "model")
-        if not (folder / "model").is_dir():
-            raise RunFolderError(
-                f"the run in {run!r} has not ended, so it has no model yet; finish it with: sdgym train --out {run} --resume"
-            )
-    policy = Policy.load(name, pick_device(device or "auto"), "float32", threads or 1)
+    place = pick_device(device or "auto")
+    folder = pathlib.Path(run)
+    is_run = (folder / "config.yaml").is_file()
+    policy = _policy_of_run(folder, step, place, threads or 1) if is_run else Policy.load(run, place, "float32", threads or 1)
     if teacher is None:
         return policy, policy
-    other = Policy.load(teacher, pick_device(device or "auto"), "float32", threads or 1)
+    other = Policy.load(teacher, place, "float32", threads or 1)
     _same_tokens(policy, other, teacher)
     return policy, other
+
+
+def _policy_of_run(folder: pathlib.Path, step: int | None, device: str, threads: int) -> Policy:
+    """Return the final model of a run, or the policy of one of its checkpoints."""
+    import torch
+
+    from sdgym.checkpoint import CheckpointStore
+    from sdgym.config import make_config, read_yaml
+    from sdgym.errors import RunFolderError
+    from sdgym.policy import Policy
+
+    if step is None and (folder / "model").is_dir():
+        return Policy.load(str(folder / "model"), device, "float32", threads)
+    store = CheckpointStore(folder / "checkpoints")
+    steps = store.steps()
+    chosen = steps[-1] if step is None and steps else step
+    if chosen not in steps or chosen is None:
+        raise RunFolderError(f"the run in {str(folder)!r} has no such model: its checkpoints are of the steps {steps or 'none'}")
+    policy = Policy.load(make_config(read_yaml(folder / "config.yaml")).model, device, "float32", threads)
+    weights, own = store.load(chosen)[0]["learner"]["weights"], dict(policy.model.named_parameters())
+    if set(weights) != set(own):
+        raise RunFolderError(f"the checkpoints in {str(folder)!r} hold an adapter, not a whole model; use the model of the finished run")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+    return policy
 
 
 def _same_tokens(policy: Policy, other: Policy, name: str) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import pathlib
+import shutil
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import sdgym
 from sdgym.algos.conditioning import Reference
 from sdgym.cli import execute
+from sdgym.commands.diagnose import _models
 from sdgym.diagnose import SIGNALS, ProbeSettings, State, cosine, groups, ideal_gradient, probe, within
 from sdgym.diagnose.page import cells, page
 from sdgym.diagnose.probe import descent
@@ -80,7 +82,9 @@ def test_table() -> None:
     assert table["all"].states == 9 and table["all"].decided == pytest.approx(7 / 9)
     wrong = table["wrong attempts"].aligned["reverse_kl"]
     assert wrong.n == 7 and wrong.mean == pytest.approx((6 - 1) / 7) and wrong.low is not None and wrong.low < wrong.mean
-    assert table["wrong attempts"].agreeing["forward_kl"] == pytest.approx(6 / 7) and table["wrong attempts"].reliability == pytest.approx(1.0)
+    assert table["wrong attempts"].agreeing["forward_kl"] == pytest.approx(6 / 7) and table["wrong attempts"].reliability == pytest.approx(
+        1.0
+    )
     assert (
         table["wrong attempts, first third"].aligned["forward_kl"].mean == pytest.approx(-1) and "right attempts, last third" not in table
     )
@@ -159,8 +163,20 @@ def test_command(policy: Policy, tmp_path: pathlib.Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)[0]["name"] == "all"
     assert execute([*start, "--conditioner", "referense"]) == 2
     assert "did you mean 'reference'" in capsys.readouterr().err
-    unfinished = tmp_path / "run"
-    unfinished.mkdir()
-    (unfinished / "config.yaml").write_text("steps: 1\n")
-    assert execute(["algos", "diagnose", str(unfinished)]) == 2 and "has not ended" in capsys.readouterr().err
-    assert dataclasses.is_dataclass(ProbeSettings)
+
+
+def test_any_checkpoint_of_a_run(policy: Policy, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy.save(tmp_path / "model")
+    small = {"tasks_per_step": 2, "group_size": 2, "steps": 2, "eval": {"every": 0, "tasks": 1, "samples": 1, "test_tasks": 0}}
+    rates = {"optimizer": {"lr": 0.05}, "checkpoint": {"every": 1, "keep": 2}, "log": {"trajectories_every": 0}}
+    run = sdgym.train("sharpen", LETTERS_ID, out=tmp_path / "run", model=str(tmp_path / "model"), **small, **rates).folder
+    final, first, last = (_models(str(run), step, None, "cpu", 1)[0] for step in (None, 1, 2))
+    weights = [torch.cat([p.flatten() for p in found.model.parameters()]) for found in (final, first, last)]
+    assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])
+    assert execute(["algos", "diagnose", str(run), "--step", "7"]) == 2 and "steps [1, 2]" in capsys.readouterr().err
+    shutil.rmtree(run / "model")
+    assert torch.equal(torch.cat([p.flatten() for p in _models(str(run), None, None, "cpu", 1)[0].model.parameters()]), weights[2])
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "config.yaml").write_text("steps: 1\n")
+    assert execute(["algos", "diagnose", str(empty)]) == 2 and "none" in capsys.readouterr().err
