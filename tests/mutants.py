@@ -43,6 +43,9 @@ T_ADVANTAGES, T_ALGORITHMS = "tests/unit/test_advantages.py::", "tests/unit/test
 T_LEARNER, T_TEACHER = "tests/unit/test_learner.py::", "tests/unit/test_teacher.py::"
 T_EXPRESSIBLE, T_ROLLOUT = "tests/architecture/test_expressible.py::", "tests/unit/test_rollout.py::"
 T_SKILL, T_SUMMARY, T_VPD = "tests/unit/test_skill_sd.py::", "tests/unit/test_summarisers.py::", "tests/unit/test_vpd.py::"
+CREDIT, VIEWS, ASSEMBLY = "algos/composition/credit.py", "algos/composition/views.py", "algos/composition/assembly.py"
+TOKENS, ROWS = "algos/composition/token_weights.py", "algos/composition/sample_weights.py"
+T_AXES, T_COMPOSED = "tests/unit/test_composition_axes.py::", "tests/unit/test_composed.py::"
 
 MUTANTS = (
     # policy gradients
@@ -54,6 +57,20 @@ MUTANTS = (
     Mutant("k3: direction", POLICY, "torch.exp(-bounded) - 1 + bounded", "torch.exp(bounded) - 1 - bounded", T_POLICY + "test_reference_kl_values_and_gradients"),
     Mutant("masked mean: counts masked tokens", BASE, "counts = sequence_sum((inputs.weight != 0).to(values.dtype)", "counts = sequence_sum(torch.ones_like(values)", T_POLICY + "test_gspo_ratio_is_the_geometric_mean_over_unmasked_tokens"),
     Mutant("mismatch: ratio upside down", BASE, "(inputs.old_logprobs - inputs.rollout_logprobs).detach()", "(inputs.rollout_logprobs - inputs.old_logprobs).detach()", T_POLICY + "test_rollout_correction"),
+    # the composition
+    Mutant("modulation: sign of the advantage ignored", CREDIT, "np.exp(np.clip(np.sign(advantage) * delta,", "np.exp(np.clip(delta,", T_AXES + "test_modulation_by_hand"),
+    Mutant("modulation: strength on the wrong side", CREDIT, "((1 - strength) + strength * _odds", "(strength + (1 - strength) * _odds", T_AXES + "test_modulation_by_hand"),
+    Mutant("margin: failures lifted", CREDIT, "out[bad] -= down * missing", "out[bad] += down * missing", T_AXES + "test_margin_shift"),
+    Mutant("views: contrast against the student", VIEWS, "np.asarray(logq[0] - logq[1])", "np.asarray(logq[0] - logp)", T_COMPOSED + "test_cepo_and_groups_without_a_wrong_answer"),
+    Mutant("views: arithmetic mean without its divisor", VIEWS, "np.logaddexp.reduce(logq, axis=0) - np.log(len(logq))", "np.logaddexp.reduce(logq, axis=0)", T_AXES + "test_gate_by_hand"),
+    Mutant("position: one token late", TOKENS, "(np.asarray(places, np.float64) + 0.5) / length", "(np.asarray(places, np.float64) + 1.5) / length", T_COMPOSED + "test_pw_opsd"),
+    Mutant("entropy weights: unsure tokens preferred", TOKENS, "np.exp(-beta * entropy)", "np.exp(beta * entropy)", T_COMPOSED + "test_srpo"),
+    Mutant("pass kernel: failures count as passes", ROWS, "np.power(1 - rates, beta)", "np.power(rates, beta)", T_AXES + "test_pass_kernels"),
+    Mutant("weights: not multiplied in", DISTILL, "            values = values * inputs.advantage", "            values = values * 1.0", T_COMPOSED + "test_paced_keeps_the_denominator_of_groups_that_weigh_nothing"),
+    Mutant("routing: distilled rows keep their reward term", ASSEMBLY, "if item.view.row not in taken]", "if item.view.row >= 0]", T_COMPOSED + "test_srpo"),
+    Mutant("routing: a denominator each", ASSEMBLY, 'normaliser_key="all rows"', "normaliser_key=term.name", T_COMPOSED + "test_srpo"),
+    Mutant("views: a sum is not shared out", ASSEMBLY, "np.float32(w / max(count * w, 1.0))", "np.float32(w)", T_COMPOSED + "test_selfci"),
+    Mutant("learner: known references are scored again", "sdgym/learner.py", "if entry.item.reference_logprobs is None]", "if True]", T_LEARNER + "test_reference_logprobs_that_are_known_are_used_and_not_scored_again"),
     # divergences
     Mutant("forward KL: weighted by the student", DIVERGENCE, "_clipped_sum(teacher.exp() * (teacher - student)", "_clipped_sum(student.exp() * (teacher - student)", T_DIVERGENCE + "test_printed_fixture"),
     Mutant("reverse KL: arguments swapped", DIVERGENCE, "_clipped_sum(student.exp() * (student - teacher), ", "_clipped_sum(teacher.exp() * (teacher - student), ", T_DIVERGENCE + "test_printed_fixture"),

@@ -97,6 +97,26 @@ def _settings(tree: Mapping[str, Any], sources: Mapping[str, str], path: str = "
             yield f"{f'{indent}{key}: {text}':<40}  # {sources.get(path + key, 'default of sdgym')}"
 
 
+@app.command("table")
+def table(
+    into: Annotated[
+        pathlib.Path | None, typer.Option("--into", metavar="FILE", help="Replace the table between its marks in a page.")
+    ] = None,
+) -> None:
+    """Print the presets of the self-distillation family as points of one composition, in Markdown."""
+    from sdgym.algos.composition.table import markdown, updated
+    from sdgym.errors import DataError
+
+    if into is None:
+        typer.echo(markdown())
+        return
+    try:
+        text = updated(into.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot put the table into {into}: {error}") from None
+    into.write_text(text, encoding="utf-8")
+
+
 app.command("diagnose")(diagnose)
 
 

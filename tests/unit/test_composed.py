@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from sdgym.algos.base import AnnotateContext, Batch
+from sdgym.algos.compose import Composed
 from sdgym.algos.composition.rewards import cosine_length_reward
+from sdgym.algos.composition.table import composition_of
 from sdgym.algos.conditioning import build_conditioners
 from sdgym.algos.presets import build_algorithm
 from sdgym.chat import ChatFormat
@@ -446,3 +448,11 @@ def test_several_turns(name: str) -> None:
     for term in terms:
         for item in term.items:
             assert len(item.weight) == batch.rows[item.view.row].action_length == int(item.view.loss_mask.sum())
+
+
+@pytest.mark.parametrize("name", ["opsd_v1", "opsd_v3", "sdft", "sdpo_rich", "sdpo_norich"])
+def test_presets_with_a_class_of_their_own_are_the_composition_that_the_table_shows(name: str) -> None:
+    config = composition_of(build_algorithm(name))
+    assert config is not None
+    batch = mixed()
+    same(gradient(Composed(config).annotate(batch, INTERPRETER.context(CHAT))), gradient(terms_of(name, batch=batch)))

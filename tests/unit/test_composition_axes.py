@@ -40,9 +40,9 @@ def random_views(m: int, tokens: int = 400, scale: float = 2.0) -> tuple[np.ndar
 
 
 def test_modulation_by_hand() -> None:
-    """λ = ½, ε = .2. A = 2: e^.1 is inside the clip, e^1 at its end. A = −2: e^{−Δ}."""
-    got = modulate(np.array([2.0, 2.0, -2.0, -2.0, 0.0]), np.array([0.1, 1.0, 0.1, -1.0, 5.0]), 0.5, 0.2)
-    expected = [2 * (0.5 + 0.5 * math.exp(0.1)), 2 * 1.1, -2 * (0.5 + 0.5 * math.exp(-0.1)), -2 * 1.1, 0.0]
+    """λ = ¼, ε = .2. A = 2: e^.1 is inside the clip, e^1 at its end. A = −2: e^{−Δ}."""
+    got = modulate(np.array([2.0, 2.0, -2.0, -2.0, 0.0]), np.array([0.1, 1.0, 0.1, -1.0, 5.0]), 0.25, 0.2)
+    expected = [2 * (0.75 + 0.25 * math.exp(0.1)), 2 * 1.05, -2 * (0.75 + 0.25 * math.exp(-0.1)), -2 * 1.05, 0.0]
     np.testing.assert_allclose(got, expected, atol=EXACT)
     assert clipped(np.array([2.0, 2.0, -2.0, 0.0]), np.array([0.1, 1.0, 1.0, 9.0]), 0.2).tolist() == [False, True, True, False]
 
