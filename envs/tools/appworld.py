@@ -110,7 +110,8 @@ class AppWorldEnv(TextEnv):
 
     def _ask_any(self, path: str) -> Mapping[str, Any]:
         try:
-            return _fetch(self.urls[0] + path)
+            told: Mapping[str, Any] = _fetch(self.urls[0] + path)
+            return told
         except InfraError as error:
             raise ConfigError(
                 f"{error}; start one with `appworld serve environment --port 9000 --root ROOT` and name it with url="

