@@ -27,7 +27,7 @@ for _name, _target in {
     "sharpen": "sdgym.algos.sharpen:Sharpen",
     "compose": "sdgym.algos.compose:Composed",
     "rltf": "sdgym.algos.rltf:RLTF",
-    "trace": "sdgym.algos.trace:Trace",
+    "trace": "sdgym.algos.token_trace:Trace",
     "pi_distill": "sdgym.algos.pi_distill:PiDistill",
     "atesd": "sdgym.algos.atesd:ATESD",
     "tsd_kd": "sdgym.algos.tsd_kd:TSDKD",
