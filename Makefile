@@ -4,6 +4,7 @@
 #   make test        fast tests (no root, no system packages), two files at a time
 #   make check       lint, format, types, layers
 #   make test-full   long lanes, restartable; writes runs/test-full/result.json
+#   make release     wheel and source, audit of the tested set, SBOM and checksums, in dist/
 # Variables: PYTHON (interpreter for .venv), VENV (where), LANES (pytest marker expression), WORKERS (test processes).
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check test-full clean
+.PHONY: help install demo test check test-full release clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -50,6 +51,17 @@ check: $(STAMP)
 
 test-full: $(STAMP)
 	$(BIN)/python tests/run_full.py
+
+# The audit asks the vulnerability database about every pin of constraints.txt and fails on a known hole; the SBOM lists what is in .venv.
+release: $(STAMP)
+	@test -z "$$(git status --porcelain)" || { echo "a release is built from a clean checkout: commit or put away what git status shows." >&2; exit 2; }
+	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7' 'cyclonedx-bom>=5'
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-format JSON --output-file dist/sbom.cdx.json $(BIN)/python
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --format json --output dist/audit.json
+	cd dist && sha256sum * > SHA256SUMS
+	@echo "dist/ holds the release; before it is published: make test-full, SDGYM_FUZZ=10000000 and SDGYM_SOAK=30 among its lanes."
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs

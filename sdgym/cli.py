@@ -73,6 +73,10 @@ def _usage_message(error: Exception) -> str:
 def execute(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never a traceback for what a user can cause."""
     command = typer.main.get_command(app)
+    if "_SDGYM_COMPLETE" in os.environ:  # a shell asks for completions, or for the script that asks
+        from typer.completion import completion_init
+
+        completion_init()
     try:
         code = command.main(args=list(argv) if argv is not None else None, prog_name="sdgym", standalone_mode=False)
         return code if isinstance(code, int) else 0

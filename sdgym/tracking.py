@@ -211,6 +211,12 @@ class Console:
         self._bar.stop()
 
 
+def tracker_metrics(line: Mapping[str, Any], trackers: Sequence[str]) -> dict[str, Any]:
+    """Return what trackers are told of a line of the metric log: finite numbers; MLflow takes no ``@`` in a name."""
+    sign = "_at_" if "mlflow" in trackers else "@"
+    return {key.replace("@", sign): value for key, value in line.items() if math.isfinite(value)}
+
+
 def make_accelerator(device: str, dtype: str, folder: pathlib.Path, trackers: Sequence[str]) -> Any:
     """Return the Accelerator of a run, with its trackers.
 

@@ -26,7 +26,7 @@ from sdgym.recording import Recorder
 from sdgym.rollout import Job
 from sdgym.seeding import derive, generator
 from sdgym.session import SecondPass, Session
-from sdgym.tracking import Interrupt, Progress, RunFolder, Silent
+from sdgym.tracking import Interrupt, Progress, RunFolder, Silent, tracker_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,7 +265,7 @@ class Trainer:
         self.folder.append("metrics.jsonl", [line])
         self.folder.write_json("ledger.json", self.session.ledger.summary())
         if self.config.log.trackers:
-            self.session.accelerator.log({k: v for k, v in line.items() if math.isfinite(v)}, step=self.step)
+            self.session.accelerator.log(tracker_metrics(line, self.config.log.trackers), step=self.step)
         self.progress.advance(self.step, self._last)
 
     def _start_trackers(self) -> None:

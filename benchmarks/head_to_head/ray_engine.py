@@ -49,7 +49,7 @@ class RayEngine:
         own: dict[str, Any] = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"} if address is None else {"address": address}
         try:
             self._ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+        except Exception as error:  # Ray raises it bare where a node does not come up in time
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ConfigError(f"there is no Ray cluster at {address or 'this machine'}: {reason}") from None
         self.slots = max(1, int(self._ray.cluster_resources().get("CPU", 1)))

@@ -52,8 +52,15 @@ def wait_for(what: str, condition: Callable[[], Any], process: subprocess.Popen[
     return found
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine needs longer than Ray's minute to start its processes."""
+    monkeypatch.setenv("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+
+
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(patience: None) -> Iterator[Any]:
     pytest.importorskip("ray", reason="requires ray")
     from ray.cluster_utils import Cluster
 
@@ -130,3 +137,54 @@ def test_a_node_without_the_folder_says_so(tmp_path: pathlib.Path) -> None:
 
     with pytest.raises(RuntimeError, match="an --out that all nodes share"):
         play(cast(Trial, SimpleNamespace()), tmp_path, "token", "task")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_actors_answer_as_the_world_itself_and_a_lost_worker_changes_nothing() -> None:
+    """Two-turn episodes with pauses, played here and by two actors of which one is killed on the way: equal rows."""
+    ray = pytest.importorskip("ray", reason="requires ray")
+    import threading
+
+    from sdgym.chat import ChatFormat
+    from sdgym.errors import EnvError
+    from sdgym.interop.ray_env import workers
+    from sdgym.ledger import Ledger
+    from sdgym.rollout import Job, RolloutDriver, SamplingParams
+    from sdgym.session import make_env
+    from sdgym.testing_engine import LETTERS_ID, ScriptedSampler
+    from sdgym.testing_policy import small_tokenizer
+
+    chat = ChatFormat(small_tokenizer())
+
+    def play(env_id: str, **kwargs: Any) -> list[tuple[Any, ...]]:
+        probe = make_env(env_id, **kwargs)
+        tasks = list(probe.unwrapped.tasks("train", 1, 12))
+        sampler = ScriptedSampler(chat.encode_text("aB3!").tolist(), chat.end_ids[0])
+        with RolloutDriver(lambda: make_env(env_id, **kwargs), chat, sampler, Ledger(), 0, 8) as driver:
+            rows = driver.collect(tasks, 2, SamplingParams(max_tokens=3), Job("t", 0))
+        return [(r.task.task_id, r.actions, r.observations, r.turn_rewards, r.feedback, str(r.stop_reason)) for r in rows]
+
+    kwargs = {"turns": 3, "jitter": 0.2}
+    remote = {"env_id": "sdgym.interop.ray_env:sdgym/Remote-v0", "world": LETTERS_ID, "workers": 2}
+    try:
+        here = play(LETTERS_ID, **kwargs)
+        killed = []
+
+        def kill() -> None:
+            found = workers(LETTERS_ID, json.dumps(kwargs, sort_keys=True), 2, None)
+            ray.get(found[0].end.remote("nobody"))  # it is up
+            ray.kill(found[0], no_restart=False)
+            killed.append(1)
+
+        thread = threading.Thread(target=lambda: (time.sleep(1.0), kill()))
+        workers(LETTERS_ID, json.dumps(kwargs, sort_keys=True), 2, None)
+        thread.start()
+        there = play(**remote, **kwargs)
+        thread.join()
+        assert killed and there == here and len(here) == 24
+        with pytest.raises(EnvError, match="a bug in this world"):
+            play(**remote, trouble="bug")
+    finally:
+        workers.cache_clear()
+        ray.shutdown()

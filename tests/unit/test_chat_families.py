@@ -8,6 +8,7 @@ a change of a template, of transformers or of our rendering shows up as a differ
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -113,7 +114,7 @@ def digest(ids: list[int]) -> str:
 def runs(mask: list[bool]) -> list[int]:
     """Lengths of the runs of a mask, not sampled first."""
     changes = [0, *[i for i in range(1, len(mask)) if mask[i] != mask[i - 1]], len(mask)]
-    return [b - a for a, b in zip(changes, changes[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(changes)]
 
 
 def observed(family: str, mode: str) -> dict[str, Any]:
