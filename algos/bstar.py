@@ -31,7 +31,7 @@ class BStarConfig(RFTConfig):
         step: grid of thresholds in [−1, 1]. confidence: factor on the policy's own opinion.
     """
 
-    temperatures: tuple[PositiveFloat, ...] = Field(default=(0.5, 0.7, 0.9, 1.1), min_length=1)
+    temperatures: list[PositiveFloat] = Field(default=[0.5, 0.7, 0.9, 1.1], min_length=1)
     every: PositiveInt = 10
     wanted: PositiveInt = 8
     step: PositiveFloat = Field(default=0.01, le=1.0)
