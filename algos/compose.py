@@ -96,6 +96,10 @@ class Composed(Algorithm):
         items = build_items(batch, context, told, references=[views[0], bad], ratios=False)
         return make_term("hinge", HingeLoss(self.config.hinge.margin), items, batch, self.config, self.config.hinge.weight)
 
+    def accept_group(self, rows: Sequence[Trajectory]) -> bool:
+        """Return what the policy's dynamic sampling says, where there is a policy term."""
+        return self.config.combine == "replace" or self.policy.accept_group(rows)
+
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Refuse a world that lacks what the teacher reads, and groups too small for what is compared in them."""
         if self.config.combine != "replace":

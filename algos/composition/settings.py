@@ -142,7 +142,11 @@ class CompositionConfig(UpdateSettings, TeacherSettings, ContextSettings, Distil
     def uses_reward(self) -> bool:
         """Return whether anything but the contexts looks at rewards."""
         by_row = self.route != "all" or self.sample_weight != SampleWeightSettings() or self.context_weights == "failure"
-        return by_row or self.combine != "replace" or bool(self.evidence.margin or self.evidence.balance or self.hinge.weight)
+        return (
+            by_row
+            or self.combine != "replace"
+            or bool(self.evidence.margin or self.evidence.balance or self.hinge.weight or self.rewrite != "none")
+        )
 
     def check(self) -> None:
         """Raise :class:`ConfigError` for values that exclude each other: what, and what to use instead."""

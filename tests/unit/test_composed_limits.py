@@ -290,3 +290,19 @@ def test_strength_zero_asks_no_teacher() -> None:
     (term,) = build_algorithm("rlsd").annotate(batch_of(("7", 1.0, ""), ("5", 0.0, "")), context)
     assert term.name == "policy" and not any(item.references for item in term.items)
     assert len(term.items) == 2
+
+
+def test_dynamic_sampling_is_the_policys() -> None:
+    same, mixed = ([scripted_row(CHAT, TASK, i, ["7"], [r]) for i, r in enumerate(rewards)] for rewards in ((1.0, 1.0), (1.0, 0.0)))
+    chosen = build_algorithm("rlsd", {"policy": {"dynamic_sampling": True}})
+    assert not chosen.accept_group(same) and chosen.accept_group(mixed) and build_algorithm("rlsd").accept_group(same)
+    assert build_algorithm("avsd", {"policy": {"dynamic_sampling": True}}).accept_group(same), "without a policy term nothing is rejected"
+
+
+def test_show_tells_equation_deviations_and_traps_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    from sdgym.commands.algos import show
+
+    show("rlsd")
+    said = capsys.readouterr().out
+    assert "status: paper-read" in said and "Trap: the baseline of this name in CEPO's repository is starved" in said
+    assert "clip(w_t, 1−ε, 1+ε)" in said and "teacher weights: periodic" in said and "clip: 0.2" in said and "# ε_w, §4" in said
