@@ -10,13 +10,14 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from sdgym.core import Outcome, Task
+from sdgym.envs.sokoban import boxoban
 from sdgym.envs.sokoban.actions import GRAMMAR, ActionError, parse_moves
 from sdgym.envs.sokoban.core import MOVES, PUSHED, Level, Trace, cells, plan_text, run
 from sdgym.envs.sokoban.feedback import report
 from sdgym.envs.sokoban.generator import Spec, cave, generate, two_rooms
 from sdgym.envs.sokoban.novice import draw, plans
-from sdgym.envs.sokoban.solver import Solution, distances
-from sdgym.errors import ConfigError, UnknownNameError
+from sdgym.envs.sokoban.solver import SearchLimitError, Solution, distances, solve
+from sdgym.errors import ConfigError, DataError, UnknownNameError
 from sdgym.seeding import derive
 from sdgym.text_env import Information, Response, TextEnv
 
@@ -77,10 +78,15 @@ class SokobanEnv(TextEnv):
         level, split, privileged, render_mode: see :class:`TextEnv`.
         mode: ``plan`` or ``multi_turn``; None takes the level's default.
         shaping: coefficient of the potential, from 0.
+        data: file of levels in Boxoban's format in place of generated ones; levels are divided by content.
+        symbols: what boards are drawn with, of :data:`sdgym.envs.sokoban.boxoban.SYMBOLS`.
+        coordinates: add a line with the places of player, boxes and targets.
+        hints: add the next move of a shortest solution to what a turn shows, where one is found.
 
     Raises:
-        UnknownNameError: an unknown level, split or mode.
+        UnknownNameError: an unknown level, split, mode or set of symbols.
         ConfigError: a negative ``shaping``.
+        DataError: the file cannot be used, or holds no level of the split.
     """
 
     env_id: ClassVar[str] = "sdgym/Sokoban-v0"
@@ -96,6 +102,10 @@ class SokobanEnv(TextEnv):
         render_mode: str | None = None,
         mode: Mode | None = None,
         shaping: float = 0.0,
+        data: str | None = None,
+        symbols: str = "xsb",
+        coordinates: bool = False,
+        hints: bool = False,
     ) -> None:
         super().__init__(level, split, privileged, render_mode)
         if mode is not None and mode not in MODES:
@@ -107,12 +117,27 @@ class SokobanEnv(TextEnv):
         self.shaping = shaping
         self.max_turns = self.rules.turns if self.mode == "multi_turn" else 1  # type: ignore[misc]
         self.move_limit = self.rules.moves if self.mode == "multi_turn" else self.rules.plan_moves
+        if symbols not in boxoban.SYMBOLS:
+            raise UnknownNameError("set of Sokoban symbols", symbols, boxoban.SYMBOLS)
+        self.symbols, self.coordinates, self.hints = symbols, coordinates, hints
         self.state: Level | None = None
+        self._boards: dict[str, list[Level]] | None = None
+        if data is not None:
+            self._boards = {}
+            for board in boxoban.load(data):
+                self._boards.setdefault(self.split_of(board.canonical()), []).append(board)
+            self._board(0, split)
 
     # ---- tasks ----------------------------------------------------------------------------------
 
     def make_task(self, seed: int, split: str) -> Task:
         """Return the task of ``seed``: levels of ``heldout`` have two rooms, which no other split has."""
+        if self._boards is not None:
+            board = self._board(seed, split)
+            found = _solved(board.text())
+            meta = {"family": "data", "grid": board.text(), "boxes": board.boxes.bit_count()}
+            told = _privileged(board, found) if found is not None else {"reference_solution": "none is known"}
+            return self.finish_task(seed, split, self._instruction() + "\n" + self._shown(board), board.canonical(), told, meta)
         stream = derive(seed, self.env_id, self.level, split)
         if split == "heldout":
             level, solution = generate(self.rules.heldout, two_rooms, stream)
@@ -121,9 +146,31 @@ class SokobanEnv(TextEnv):
         grid = level.text()
         meta = {"family": "two_rooms" if split == "heldout" else "cave", "grid": grid, "boxes": level.boxes.bit_count()}
         meta |= {"pushes": solution.pushes, "moves": len(solution.moves), "nodes": solution.nodes}
-        return self.finish_task(seed, split, self._instruction() + "\n" + grid, level.canonical(), _privileged(level, solution), meta)
+        return self.finish_task(
+            seed, split, self._instruction() + "\n" + self._shown(level), level.canonical(), _privileged(level, solution), meta
+        )
+
+    def _board(self, seed: int, split: str) -> Level:
+        assert self._boards is not None
+        if split not in self._boards:
+            sizes = ", ".join(f"{name} {len(boards)}" for name, boards in self._boards.items())
+            raise DataError(f"the file of levels has none in split {split!r} (levels per split: {sizes}); choose another or add levels")
+        return self._boards[split][seed % len(self._boards[split])]
+
+    def _shown(self, level: Level) -> str:
+        """Return the board as the student sees it."""
+        parts = [boxoban.drawn(level, self.symbols)]
+        if self.coordinates:
+            parts.append(boxoban.coordinates(level))
+        if self.hints and not level.solved:
+            found = _solved(level.text())
+            parts.append(f"Hint: {MOVES[found.moves[0]]}." if found is not None else "Hint: none is known.")
+        return "\n".join(parts)
 
     def _instruction(self) -> str:
+        return boxoban.in_symbols(self._words(), self.symbols)
+
+    def _words(self) -> str:
         names = " ".join(MOVES)
         if self.mode == "plan":
             if self.level == "tiny":
@@ -162,7 +209,7 @@ class SokobanEnv(TextEnv):
         solved = outcome is Outcome.CORRECT
         parts = {"success": float(solved), "shaping": self.shaping * ((0.0 if over else _potential(after)) - _potential(before))}
         return Response(
-            observation="" if over else f"{said}\n{after.text()}",
+            observation="" if over else f"{said}\n{self._shown(after)}",
             reward=sum(parts.values()),
             terminated=solved or self.mode == "plan",
             outcome=outcome,
@@ -177,12 +224,14 @@ class SokobanEnv(TextEnv):
         """Return the board as it stands (``render_mode="ansi"``)."""
         if self.render_mode is None or self.state is None:
             return None
-        return f"turn {self.turn}/{self.max_turns}\n{self.state.text()}"
+        return f"turn {self.turn}/{self.max_turns}\n{boxoban.drawn(self.state, self.symbols)}"
 
     # ---- oracle and novice ----------------------------------------------------------------------
 
     def oracle(self, task: Task) -> Sequence[str]:
-        """Return the reference plan, cut into turns."""
+        """Return the reference plan, cut into turns. Raises ConfigError for a level of a file that the search did not solve."""
+        if "answer" not in task.privileged:
+            raise ConfigError(f"no solution of the level {task.task_id} was found within the search's limit")
         words = task.privileged["answer"].split()
         return [" ".join(words[i : i + self.move_limit]) for i in range(0, len(words), self.move_limit)]
 
@@ -279,6 +328,15 @@ class SokobanEnv(TextEnv):
 @functools.lru_cache(16384)
 def _level(grid: str) -> Level:
     return Level.from_text(grid)
+
+
+@functools.lru_cache(4096)
+def _solved(grid: str) -> Solution | None:
+    """Return a solution, or None if there is none or the search gives up."""
+    try:
+        return solve(_level(grid))
+    except SearchLimitError:
+        return None
 
 
 def _potential(level: Level) -> float:

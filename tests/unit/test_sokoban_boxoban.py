@@ -1,0 +1,84 @@
+"""Levels from files, other symbols, coordinates and hints."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from sdgym.envs.sokoban.boxoban import SYMBOLS, in_symbols, load
+from sdgym.envs.sokoban.env import SokobanEnv
+from sdgym.errors import DataError, UnknownNameError
+
+BOARD = "######\n#    #\n# @$.#\n#    #\n######"
+
+
+@pytest.fixture
+def file(tmp_path: pathlib.Path) -> str:
+    """Thirty different levels: the room grows, as in Boxoban's files with a numbered head before each."""
+    boards = []
+    for number in range(30):
+        width, left = 6 + number % 6, number // 6
+        rows = ["#" * (width + left), *["#" + " " * (width + left - 2) + "#"] * 3, "#" * (width + left)]
+        rows[2] = "#" + " " * left + "@$." + " " * (width - 5) + "#"
+        boards.append(f"; {number}\n" + "\n".join(rows))
+    path = tmp_path / "000.txt"
+    path.write_text("\n\n".join(boards) + "\n")
+    return str(path)
+
+
+def test_levels_of_a_file_are_played_and_solved(file: str) -> None:
+    assert len(load(file)) == 30
+    env = SokobanEnv("easy", data=file)
+    for task in env.tasks("train", 0, 3):
+        assert env.task_from_id(task.task_id) == task and task.meta["family"] == "data"
+        env.reset(options={"task": task})
+        assert [env.step(action) for action in env.oracle(task)][-1][1] == 1.0
+
+
+def test_files_that_cannot_be_used_are_explained(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        load(str(tmp_path / "none.txt"))
+    for content, said in (
+        ("\n", "holds no levels"),
+        ("; 0\n####\n#@$#\n####", "level 0: a Sokoban level has one player"),
+        (f"; 0\n{BOARD}\n; 1\n#?#", "level 1"),
+    ):
+        (tmp_path / "bad.txt").write_text(content)
+        with pytest.raises(DataError, match=said):
+            load(str(tmp_path / "bad.txt"))
+    (tmp_path / "one.txt").write_text(BOARD)
+    with pytest.raises(DataError, match="has none in split"):
+        for split in ("train", "val", "test"):
+            SokobanEnv("easy", data=str(tmp_path / "one.txt"), split=split)
+
+
+@pytest.mark.parametrize("symbols", sorted(SYMBOLS))
+def test_a_board_is_the_same_puzzle_in_any_symbols(symbols: str) -> None:
+    plain, other = SokobanEnv("easy"), SokobanEnv("easy", symbols=symbols)
+    task, drawn = plain.make_task(3, "train"), other.make_task(3, "train")
+    assert task.task_id == drawn.task_id and task.privileged == drawn.privileged
+    legend, _, board = drawn.messages[-1]["content"].partition("\n")
+    assert board.translate(str.maketrans(SYMBOLS[symbols], SYMBOLS["xsb"])) == task.meta["grid"]
+    assert f"Sokoban. {SYMBOLS[symbols][0]} wall, {SYMBOLS[symbols][1]} floor" in legend and f" {SYMBOLS[symbols][2]} target." in legend
+    other.reset(options={"task": drawn})
+    assert [other.step(action) for action in other.oracle(drawn)][-1][1] == 1.0
+    assert (
+        len(set(SYMBOLS[symbols])) == 7
+        and in_symbols("Push box $ to target . as player @.", "xsb") == "Push box $ to target . as player @."
+    )
+
+
+def test_coordinates_and_hints_follow_the_board() -> None:
+    env = SokobanEnv("easy", coordinates=True, hints=True)
+    observation, _ = env.reset(seed=1)
+    assert env.task is not None and env.state is not None
+    *_, places, hint = observation.split("\n")
+    row, column = divmod(env.state.player, env.state.width)
+    assert places.startswith(f"player ({row},{column}); boxes (") and hint.startswith("Hint: ")
+    env.max_turns, terminated, reward = 200, False, 0.0  # type: ignore[misc]
+    while not terminated and env.turn < 200:
+        observation, reward, terminated, *_ = env.step(observation.rpartition("Hint: ")[2].rstrip("."))
+    assert reward == 1.0, "who follows the hints solves the level"
+    with pytest.raises(UnknownNameError, match="did you mean 'ragen'"):
+        SokobanEnv(symbols="ragn")
