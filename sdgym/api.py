@@ -81,11 +81,13 @@ def train(
     if paper:
         tree = above_paper(tree)
     chosen, folder_path = choose_run(tree, out, resume)
-    from sdgym.tracking import Console, RunFolder, Silent
+    from sdgym.parallel import environment_rank
+    from sdgym.tracking import Console, Onlooker, RunFolder, Silent
     from sdgym.trainer import Trainer
 
-    told = (Console() if progress else Silent()) if isinstance(progress, bool) else progress
-    folder = RunFolder(folder_path, resume)
+    rank = environment_rank()
+    told = (Console() if progress and rank == 0 else Silent()) if isinstance(progress, bool) else progress
+    folder = RunFolder(folder_path, resume) if rank == 0 else Onlooker(folder_path)
     try:
         return Trainer(chosen, folder, told, resume).run()
     except Exception as error:  # raised again unless it is the disk's
@@ -169,7 +171,8 @@ def evaluate(
     """Measure a policy on held-out tasks.
 
     Args:
-        model: name, Hugging Face id or path, or a loaded policy.
+        model: name, Hugging Face id or path, a loaded policy, or an OpenAI-compatible endpoint (``openai:URL`` or
+            ``openai:URL#model``; its key in ``$OPENAI_API_KEY``).
         env: environment id; ``env_kwargs`` (``level=`` …) go to it.
         episodes: number of tasks.
         samples: rollouts per task at ``temperature``, besides one greedy rollout.
@@ -191,21 +194,35 @@ def evaluate(
     from sdgym.evaluation import answer_key, eval_tasks, run_evaluation
     from sdgym.generation.base import SamplingParams
     from sdgym.ledger import Ledger
-    from sdgym.policy import Policy
     from sdgym.rollout import RolloutDriver
-    from sdgym.session import make_env, make_sampler, pick_device, turn_limit
+    from sdgym.session import make_env, turn_limit
 
     probe = make_env(env, **{"split": split, **env_kwargs})
-    policy = model if isinstance(model, Policy) else Policy.load(model, pick_device(device), "float32", threads)
-    limit = max_tokens or turn_limit(probe, str(getattr(probe.unwrapped, "level", "")))
+    chat, sampler, least = _speaker(model, device, threads, max_live)
+    limit = max_tokens or max(least, turn_limit(probe, str(getattr(probe.unwrapped, "level", ""))))
     sampling = SamplingParams(temperature=temperature, max_tokens=limit)
     tasks = eval_tasks(probe.unwrapped, split, seed, episodes)
-    sampler = make_sampler(policy, max_live)
-    chat = policy.chat.with_tools(getattr(probe.unwrapped, "tools", None))
-    with RolloutDriver(lambda: make_env(env, **{"split": split, **env_kwargs}), chat, sampler, Ledger(), seed, max_live) as driver:
-        report = run_evaluation(driver, tasks, samples, sampling, split=split, seed=seed, key=answer_key(probe.unwrapped), greedy=greedy)
-    probe.close()
-    return report
+    chat = chat.with_tools(getattr(probe.unwrapped, "tools", None))
+    try:
+        with RolloutDriver(lambda: make_env(env, **{"split": split, **env_kwargs}), chat, sampler, Ledger(), seed, max_live) as driver:
+            key = answer_key(probe.unwrapped)
+            return run_evaluation(driver, tasks, samples, sampling, split=split, seed=seed, key=key, greedy=greedy)
+    finally:
+        probe.close()
+        if hasattr(sampler, "close"):
+            sampler.close()
+
+
+def _speaker(model: str | Policy, device: str, threads: int, slots: int) -> tuple[Any, Any, int]:
+    """Return the chat format and the sampler of a model or endpoint, and the tokens per turn it should have at least."""
+    from sdgym.generation.chat_endpoint import MAX_TOKENS, ByteChat, EndpointSampler, is_endpoint
+    from sdgym.policy import Policy
+    from sdgym.session import make_sampler, pick_device
+
+    if isinstance(model, str) and is_endpoint(model):
+        return ByteChat(), EndpointSampler(model), MAX_TOKENS
+    policy = model if isinstance(model, Policy) else Policy.load(model, pick_device(device), "float32", threads)
+    return policy.chat, make_sampler(policy, slots), 0
 
 
 def compare(suite: str = "quick", **settings: Any) -> Any:

@@ -106,6 +106,24 @@ class LoraConfig(Section):
     targets: tuple[str, ...] | None = None
 
 
+class GenerationConfig(Section):
+    """Who samples.
+
+    Attributes:
+        engine: ``torch``: the embedded sampler, the only one that promises equal bits. ``vllm``: vLLM (docs/scale.md).
+        url: of a vLLM server, as ``http://127.0.0.1:8000``; None runs the engine in this process.
+        dtype: of the engine's weights, in this process.
+        memory: of the engine in this process: share of the GPU's memory, or gigabytes of cache on a CPU.
+        folder: where weights are put for a server, on storage that it shares; None takes ``weights/`` in the run folder.
+    """
+
+    engine: Literal["torch", "vllm"] = "torch"
+    url: str | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    memory: float = Field(default=0.4, gt=0.0)
+    folder: str | None = None
+
+
 class UpdateConfig(Section):
     """How a batch is pushed through the model; none of it changes the objective.
 
@@ -114,11 +132,13 @@ class UpdateConfig(Section):
             where we measured: 1024 on a CPU (the activations stay in its cache), else 16384.
         logit_elements: largest [tokens, vocabulary] block of logits kept for the backward pass; above it
             the head runs in chunks that are recomputed.
+        recompute: keep only the layers' inputs for the backward pass and compute the rest again (activation checkpointing).
         temperature: divides every logit in a loss; None takes the sampling temperature.
     """
 
     micro_tokens: PositiveInt | None = None
     logit_elements: PositiveInt = 1 << 24
+    recompute: bool = False
     temperature: float | None = Field(default=None, gt=0.0)
 
 
@@ -210,6 +230,7 @@ class RunConfig(Section):
     scheduler: Literal["deterministic"] = "deterministic"
     max_live: PositiveInt = 256
     sampling: SamplingConfig = SamplingConfig()
+    generation: GenerationConfig = GenerationConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     lora: LoraConfig = LoraConfig()
     update: UpdateConfig = UpdateConfig()

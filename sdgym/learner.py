@@ -7,23 +7,27 @@ the whole optimizer batch, so cutting it differently changes nothing but float o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sdgym.adapters import plain_weights
 from sdgym.core import LossItem, LossTerm, ScoringView, Trajectory, ViewScores
 from sdgym.denominators import Denominators
-from sdgym.errors import AlignmentError, CheckpointError, NumericalError
+from sdgym.errors import AlignmentError, NumericalError
 from sdgym.ledger import Ledger
 from sdgym.meters import Meters
 from sdgym.objective import LossInputs, aggregate
 from sdgym.packing import TOKEN_COST, PackedBatch, pack
+from sdgym.parallel import World, gathered, is_sharded, load_training_state, reshard, training_state
+from sdgym.policy import recompute_layers
 from sdgym.recording import Recorder
 from sdgym.scoring import Fused, Scores, ScoringModule
 from sdgym.teacher import Teacher
@@ -82,6 +86,8 @@ class Learner:
         logit_elements: see :class:`sdgym.scoring.ScoringModule`.
         token_cost: see :func:`sdgym.packing.pack`.
         accelerator: places and wraps the module and the optimizer; None runs them as they are.
+        world: the processes of the run; micro-batches are shared out among them.
+        recompute: keep only the layers' inputs for the backward pass (activation checkpointing).
 
     The model stays in evaluation mode: dropout would make trainer and sampler two policies.
     """
@@ -97,18 +103,24 @@ class Learner:
         logit_elements: int = 1 << 24,
         token_cost: int = TOKEN_COST,
         accelerator: Accelerator | None = None,
+        world: World | None = None,
+        recompute: bool = False,
     ) -> None:
         self.teacher, self.ledger, self.settings = teacher, ledger, optimizer or OptimizerSettings()
         self.model, self.micro_tokens, self.token_cost = model, micro_tokens, token_cost
-        module = ScoringModule(model, teacher, temperature, micro_tokens, logit_elements, token_cost).eval()
+        self.accelerator, self.world = accelerator, world or World()
+        shared = self.world if is_sharded(accelerator) else None
+        module = ScoringModule(model, teacher, temperature, micro_tokens, logit_elements, token_cost, shared).eval()
+        if recompute and shared is None:  # where weights are sharded, Accelerate wraps the layers
+            recompute_layers(model)
         s = self.settings
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         self.optimizer: Any = torch.optim.AdamW(self.parameters, lr=s.lr, betas=s.betas, eps=s.eps, weight_decay=s.weight_decay)
-        self.accelerator = accelerator
         self.recorder: Recorder | None = None  # listens to updates, for people to read
         self.module: Any = module
         if accelerator is not None:
             self.module, self.optimizer = accelerator.prepare(module, self.optimizer)
+            self.parameters = [p for p in model.parameters() if p.requires_grad]  # sharding puts others in their place
         self.updates = 0
 
     @property
@@ -121,19 +133,24 @@ class Learner:
 
     def score(self, views: Sequence[ScoringView]) -> list[ViewScores]:
         """Return log-probs and entropies of ``views``, in order, without gradient; charged to the ledger."""
-        found = [ViewScores(np.zeros(0, np.float32), np.zeros(0, np.float32))] * len(views)
+        found: dict[int, ViewScores] = {}
         for weights in ("policy", "teacher"):
             chosen = [i for i, view in enumerate(views) if view.weights == weights]
             sequences = [views[i].sequence() for i in chosen]
-            for batch in self._pack(sequences):
+            for batch, own in self.world.share(self._pack(sequences)):
                 with torch.no_grad():
                     scores: Scores = self.module(batch, weights)
+                if not own:
+                    continue
                 logprobs, entropy = scores.logprobs.cpu().numpy(), scores.entropy.cpu().numpy()
                 for index, start, stop in batch.sequences:
                     found[chosen[index]] = ViewScores(logprobs[start:stop], entropy[start:stop])
                 models = len(self.teacher.mixture()) if weights == "teacher" else 1
                 self._charge_scoring(weights, len(logprobs), batch.tokens * models)
-        return found
+        reshard(self.module)
+        merged = {index: scores for part in self.world.gather(found) for index, scores in part.items()}
+        nothing = ViewScores(np.zeros(0, np.float32), np.zeros(0, np.float32))
+        return [merged.get(index, nothing) for index in range(len(views))]
 
     def _pack(self, sequences: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[PackedBatch]:
         batches = pack([s[0] for s in sequences], [s[1] for s in sequences], self.micro_tokens, self.token_cost)
@@ -179,6 +196,7 @@ class Learner:
                 self._step(_Step(terms, mine, rows, len(chosen) / len(rows) if rows else 1.0, meters))
                 self.teacher.after_update()
         self._measure_drift(mine[:PROBE_SEQUENCES], meters)
+        meters.merge(self.world)
         return meters.summary(len(rows))
 
     def _entries(self, terms: Sequence[LossTerm]) -> list[_Entry]:
@@ -202,27 +220,42 @@ class Learner:
         batches = self._pack([(entry.ids, entry.positions) for entry in step.entries])
         step.used_in = Counter(t for batch in batches for t in {step.entries[i].term for i, _, _ in batch.sequences})
         self.optimizer.zero_grad(set_to_none=True)
-        for batch in batches:
-            loss = self._micro_batch(step, batch)
-            if not torch.isfinite(loss):
+        shared = self.world.share(batches)
+        for number, (batch, own) in enumerate(shared):
+            loss = self._micro_batch(step, batch) if own else self._idle(batch)
+            if self.world.size == 1 and not torch.isfinite(loss):  # elsewhere all processes see it in the gradient
                 raise NumericalError(f"the loss became {float(loss.detach())} at update {self.updates + 1}; lower optimizer.lr")
-            if self.accelerator is None:
-                loss.backward()
-            else:
-                self.accelerator.backward(loss)
+            self._backward(loss, last=number == len(shared) - 1)
         norm = self._clip_gradients()
         if not math.isfinite(norm):
             raise NumericalError(f"the gradient norm became {norm} at update {self.updates + 1}; lower optimizer.lr")
         self.optimizer.step()
         self.updates += 1
-        self.ledger.updates += 1
+        self.ledger.updates += self.world.main
         step.meters.step(norm, float(self.optimizer.param_groups[0]["lr"]))
+
+    def _backward(self, loss: Tensor, last: bool) -> None:
+        """Add the gradient of one micro-batch; processes exchange theirs once, with the last one.
+
+        Wrappers average over processes, the objective is a sum over all micro-batches: hence the factor.
+        """
+        if self.accelerator is None:
+            loss.backward()
+            return
+        quiet = not last and self.world.size > 1 and not is_sharded(self.accelerator)
+        with self.accelerator.no_sync(self.module) if quiet else contextlib.nullcontext():
+            self.accelerator.backward(loss * self.world.size if self.world.size > 1 else loss)
+
+    def _idle(self, batch: PackedBatch) -> Tensor:
+        """Go through the motions of a micro-batch that another process has: same calls, no loss."""
+        scores: Scores = self.module(batch, "policy", ())
+        return scores.logprobs.sum() * 0.0
 
     def _clip_gradients(self) -> float:
         clip = self.settings.grad_clip or math.inf
         if self.accelerator is None:
             return float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
-        return float(self.accelerator.clip_grad_norm_(self.module.parameters(), clip))
+        return float(gathered(self.accelerator.clip_grad_norm_(self.module.parameters(), clip)))
 
     def _micro_batch(self, step: _Step, batch: PackedBatch) -> Tensor:
         """Return the micro-batch's share of the objective, with gradient."""
@@ -256,16 +289,8 @@ class Learner:
         if term.loss.scope == "sequence":
             counted = torch.zeros_like(values).index_add(0, inputs.item_index, (inputs.weight != 0).to(values.dtype)) > 0
             return values.masked_fill(~counted, 0.0).sum() / max(denominator, 1.0)
-        value = aggregate(
-            values,
-            inputs.weight,
-            inputs.item_index,
-            inputs.num_items,
-            term.aggregation,
-            denominator=denominator,
-            max_length=term.max_length,
-            count_empty=term.count_empty,
-        )
+        settings: dict[str, Any] = {"denominator": denominator, "max_length": term.max_length, "count_empty": term.count_empty}
+        value = aggregate(values, inputs.weight, inputs.item_index, inputs.num_items, term.aggregation, **settings)
         return value / step.used_in[number] if term.aggregation == "token_mean_micro" else value
 
     def _inputs(self, entries: Sequence[_Entry], index: Tensor, scores: Scores, place: int | None) -> LossInputs:
@@ -307,39 +332,29 @@ class Learner:
 
     def _measure_drift(self, entries: Sequence[_Entry], meters: Meters) -> None:
         """Score a few sequences again after the last step, to see how far it moved the policy (not charged: it is a gauge)."""
-        entries = [entry for entry in entries if entry.current is not None]
-        for batch in self._pack([(entry.ids, entry.positions) for entry in entries]):
+        parts = self.world.gather({i: entry.current.cpu() for i, entry in enumerate(entries) if entry.current is not None})
+        before = {i: current for part in parts for i, current in part.items()}
+        probed = sorted(before)
+        for batch in self._pack([(entries[i].ids, entries[i].positions) for i in probed]):
             with torch.no_grad():
                 after: Scores = self.module(batch, "policy")
-            before = torch.cat([_present(entries[i].current) for i, _, _ in batch.sequences])
-            meters.drift(before, after.logprobs)
+            meters.drift(torch.cat([before[probed[k]] for k, _, _ in batch.sequences]).to(self.device), after.logprobs)
+        reshard(self.module)
 
     # ---- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Return weights, optimizer and teacher as tensors, and the update counter."""
-        names = {id(p): n for n, p in self.model.named_parameters()}
-        moments = {
-            f"{names[id(p)]}/{key}": value
-            for p, state in self.optimizer.state.items()
-            for key, value in state.items()
-            if isinstance(value, Tensor)
-        }
-        weights = {name: p.data for name, p in self.model.named_parameters() if p.requires_grad}
+        weights, moments = training_state(self.model, self.optimizer)
         return {"weights": weights, "optimizer": moments, "teacher": self.teacher.state_dict(), "updates": self.updates}
 
-    @torch.no_grad()
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the policy's weights whole and with any adapter merged in, for a generation back end that has its own."""
+        return ((name, gathered(value)) for name, value in plain_weights(self.model))
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over :meth:`state_dict`. Raises :class:`CheckpointError` if the model is another one."""
-        own = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
-        if set(own) != set(state["weights"]):
-            raise CheckpointError("the checkpoint holds the weights of another model; resume with the original config")
-        for name, parameter in own.items():
-            parameter.copy_(state["weights"][name])
-        for key, value in state["optimizer"].items():
-            name, _, slot = key.rpartition("/")
-            device = value.device if slot == "step" else own[name].device
-            self.optimizer.state[own[name]][slot] = value.clone().to(device)
+        load_training_state(self.model, self.optimizer, state["weights"], state["optimizer"])
         self.teacher.load_state_dict(state["teacher"])
         self.updates = int(state["updates"])
 
@@ -381,8 +396,3 @@ def check_alignment(terms: Sequence[LossTerm]) -> None:
 def _columns(items: Sequence[LossItem]) -> list[list[ScoringView]]:
     """Turn R items with M references each into M lists of R views."""
     return [list(column) for column in zip(*(item.references for item in items), strict=True)]
-
-
-def _present(value: Tensor | None) -> Tensor:
-    assert value is not None
-    return value

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdgym.core import LossItem, LossTerm, Trajectory
 from sdgym.objective import LossInputs
+from sdgym.parallel import World
 
 NAMES = {
     "clip_frac": "train/clip_frac",
@@ -119,6 +120,13 @@ class Meters:
         log_ratio = after - before
         self.mean("train/update_kl", float((torch.expm1(log_ratio) - log_ratio).sum()), len(before))
 
+    def merge(self, world: World) -> None:
+        """Take in what the other processes saw; all took the same optimizer steps."""
+        if world.size == 1:
+            return
+        self._sums, self._counts, self._losses = (_added(world.gather(own)) for own in (self._sums, self._counts, self._losses))
+        self._divergence = [values for part in world.gather(self._divergence) for values in part]
+
     def summary(self, rows: int) -> dict[str, float]:
         """Return the means; losses are averaged over optimizer steps, ``rows`` is N of the batch."""
         out = {name: self._sums[name] / count for name, count in self._counts.items() if count}
@@ -128,3 +136,8 @@ class Meters:
         if self.teacher_rows and rows:
             out["teacher/usable"] = self.teacher_rows / rows
         return {**out, "train/updates": float(self._steps)}
+
+
+def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Add mappings key by key."""
+    return {name: sum(part.get(name, 0.0) for part in parts) for names in parts for name in names}

@@ -7,7 +7,8 @@ says which row a token belongs to. Flat means no padding, so no mask can be forg
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Protocol
+from collections.abc import Mapping
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -68,6 +69,17 @@ class TokenLoss(Protocol):
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """Return per-token (or per-item) values and detached per-token metrics ``[S]`` (or scalars)."""
+
+
+@runtime_checkable
+class ReducingLoss(Protocol):
+    """A loss that needs little of its references, so that only the student's logits are computed again for the backward pass."""
+
+    def reduce(self, student_logits: Tensor, reference_logits: Tensor) -> dict[str, Tensor]:
+        """Return what is needed of ``[C, V]`` and ``[M, C, V]`` logits, without gradient; {} if that is all of them."""
+
+    def reduced_features(self, student_logits: Tensor, reduced: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what :meth:`TokenLoss.token_features` does."""
 
 
 def sequence_sum(values: Tensor, item_index: Tensor, num_items: int) -> Tensor:

@@ -7,13 +7,14 @@ the processes of one run pickle for each other; nothing else can send them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sdgym.errors import SdgymError
+from sdgym.errors import CheckpointError, ConfigError, SdgymError
 from sdgym.ledger import Ledger
 
 T = TypeVar("T")
@@ -81,6 +82,57 @@ class World:
         self._charged = ledger.state_dict()
 
 
+def join(accelerator: Any, recompute: bool = False) -> World:
+    """Return the processes that ``accelerator`` belongs to, with its settings checked and completed.
+
+    Args:
+        accelerator: as the launcher's environment made it.
+        recompute: whether layers keep only their inputs; where weights are sharded Accelerate has to wrap them.
+
+    Raises:
+        ConfigError: a DeepSpeed configuration that cannot work here.
+    """
+    state = accelerator.state
+    if state.distributed_type == "MULTI_CPU" and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        from accelerate import FullyShardedDataParallelPlugin
+        from accelerate.state import PartialState
+        from accelerate.utils import DistributedType
+
+        # Accelerate offers sharding on accelerators only; its code is the same on a CPU with gloo.
+        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, FullyShardedDataParallelPlugin()
+        PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # from where every part of it reads again
+    if state.distributed_type == "FSDP":
+        if state.fsdp_plugin.fsdp_version != 2:
+            raise ConfigError("sharding needs FSDP2: set fsdp_version: 2 in Accelerate's configuration (or --fsdp_version 2)")
+        state.fsdp_plugin.activation_checkpointing |= recompute
+    if state.distributed_type == "DEEPSPEED":
+        complete_deepspeed(state.deepspeed_plugin.deepspeed_config)
+    return World(accelerator.process_index, accelerator.num_processes)
+
+
+def complete_deepspeed(config: dict[str, Any]) -> None:
+    """Check a DeepSpeed configuration and fill in what Accelerate leaves to the trainer (in place).
+
+    Raises:
+        ConfigError: ZeRO-3 or offloaded parameters (the sampler reads whole weights), float16, or a batch cut by DeepSpeed.
+    """
+    zero = config.get("zero_optimization") or {}
+    if int(zero.get("stage", 0)) == 3 or (zero.get("offload_param") or {}).get("device", "none") != "none":
+        raise ConfigError("DeepSpeed ZeRO-3 parts the weights that the sampler reads whole: use zero stage 1 or 2, or FSDP2")
+    if (config.get("fp16") or {}).get("enabled") is True:
+        raise ConfigError("DeepSpeed float16 scales losses, and the objective's metrics with them: use bf16")
+    if config.get("gradient_accumulation_steps") not in (None, "auto", 1):
+        raise ConfigError("gradient_accumulation_steps of DeepSpeed must be auto or 1: update.micro_tokens cuts the batch")
+    config["gradient_accumulation_steps"] = 1
+    if config.get("train_micro_batch_size_per_gpu") in (None, "auto"):
+        config["train_micro_batch_size_per_gpu"] = 1  # a packed micro-batch is one
+
+
+def environment_rank() -> int:
+    """Return this process's number as the launcher says it, before anything is initialised."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def gathered(tensor: Tensor) -> Tensor:
     """Return a tensor whole, where it is sharded over processes (all of them must ask)."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
@@ -90,7 +142,48 @@ def gathered(tensor: Tensor) -> Tensor:
 def scatter(target: Tensor, whole: Tensor) -> None:
     """Copy a whole tensor into one that may be sharded over processes."""
     if hasattr(target, "full_tensor"):
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
+        assert isinstance(target, DTensor)
         whole = distribute_tensor(whole.to(target.device, target.dtype), target.device_mesh, target.placements)
     target.copy_(whole)
+
+
+def is_sharded(accelerator: Any) -> bool:
+    """Whether each process holds only a piece of every weight (FSDP)."""
+    return accelerator is not None and accelerator.distributed_type == "FSDP"
+
+
+def reshard(module: Any) -> None:
+    """Give whole weights back that a forward without backward has left behind: parameters are then the pieces again."""
+    for part in module.modules():
+        if hasattr(part, "reshard"):
+            part.reshard()
+
+
+def training_state(model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the trained weights by name, and the optimizer's moments as ``name/slot``; whole, so that any number of processes can go on."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    weights = {name: gathered(p.data) for name, p in model.named_parameters() if p.requires_grad}
+    moments = {
+        f"{names[id(p)]}/{slot}": gathered(value)
+        for p, state in optimizer.state.items()
+        for slot, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    return weights, moments
+
+
+@torch.no_grad()
+def load_training_state(model: nn.Module, optimizer: Any, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
+    """Take over :func:`training_state`. Raises :class:`CheckpointError` if the model is another one."""
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if set(own) != set(weights):
+        raise CheckpointError("the checkpoint holds the weights of another model; resume with the original config")
+    for name, parameter in own.items():
+        scatter(parameter, weights[name])
+    for key, value in moments.items():
+        name, _, slot = key.rpartition("/")
+        state = optimizer.state[own[name]]
+        state[slot] = value.clone() if slot == "step" else torch.empty_like(own[name])
+        scatter(state[slot], value)

@@ -77,6 +77,8 @@ class Policy:
         """
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        if name_or_path.startswith("openai:"):
+            raise ConfigError("an endpoint (openai:URL) can be evaluated and cannot be trained: its weights are elsewhere")
         target = _device(device)
         precision = _dtype(dtype, target)
         if threads is not None:
@@ -172,6 +174,19 @@ def head_logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def recompute_layers(model: PreTrainedModel) -> None:
+    """Let every layer keep only its input for the backward pass and compute the rest again (activation checkpointing).
+
+    Layers do so in training mode only; the flag is set on them and not on what is inside, so dropout stays off.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False})
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 def _check_split_head(model: PreTrainedModel) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sdgym.core import ScoringView, Weights
-from sdgym.objective import TokenLoss
+from sdgym.objective import ReducingLoss, TokenLoss
 from sdgym.packing import TOKEN_COST, PackedBatch, pack
+from sdgym.parallel import World
 from sdgym.policy import head_logits, hidden_states
 from sdgym.teacher import Teacher
 
@@ -56,6 +57,9 @@ class Scores:
     reference_inputs: int
 
 
+torch.utils._pytree.register_dataclass(Scores)  # wrappers that shard weights look for tensors in what forward returns
+
+
 @dataclasses.dataclass
 class _Distribution:
     """The logits of some tokens, unevaluated: a weighted sum of heads on hidden states ``[S, D]``."""
@@ -80,6 +84,8 @@ class ScoringModule(nn.Module):
         logit_elements: largest [tokens, V] block of logits kept for the backward pass; above it the head
             runs in chunks that are recomputed.
         token_cost: see :data:`sdgym.packing.TOKEN_COST`.
+        world: the processes that share the weights piece by piece, where they do: each forward of a model gathers its
+            pieces from all, so all must make the same number of them.
     """
 
     def __init__(
@@ -90,23 +96,27 @@ class ScoringModule(nn.Module):
         micro_tokens: int = 8192,
         logit_elements: int = 1 << 24,
         token_cost: int = TOKEN_COST,
+        world: World | None = None,
     ) -> None:
         super().__init__()
         self.student = student
+        self.world = world
+        self._no_split_modules = getattr(student, "_no_split_modules", None)  # what sharding wraps one by one
         self.teacher_model = teacher.model
         self._teacher = teacher
         self.temperature, self.micro_tokens, self.logit_elements, self.token_cost = temperature, micro_tokens, logit_elements, token_cost
 
-    def forward(self, batch: PackedBatch, weights: Weights = "policy", fused: Sequence[Fused] = ()) -> Scores:
+    def tie_weights(self) -> None:
+        """Tie head and embedding again (sharding may part them)."""
+        for model in (self.student, self.teacher_model):
+            if model is not None:
+                model.tie_weights()  # type: ignore[operator]
+
+    def forward(self, batch: PackedBatch, weights: Weights = "policy", fused: Sequence[Fused] | None = None) -> Scores:
         """Score ``batch``; for each fused loss also reduce the distributions of its tokens and of its references."""
-        models = [(self.student, 1.0)] if weights == "policy" else self._teacher.mixture()
-        scored = _Distribution([(model, w, _select(model, batch)) for model, w in models], self.temperature)
-        references, inputs = [], 0
-        with torch.no_grad():
-            for term in fused:
-                columns = [self._reference(views) for views in term.references]
-                references.append([distribution for distribution, _ in columns])
-                inputs += sum(count for _, count in columns)
+        scored = _Distribution([(model, w, _select(model, batch)) for model, w in self._models(weights)], self.temperature)
+        references, inputs = self._references(batch, fused) if fused is not None else ([], 0)
+        fused = fused or ()
         chunks = self._head_loop(scored, batch.targets, fused, references)
         return Scores(
             torch.cat([c.logprobs for c in chunks]),
@@ -116,21 +126,50 @@ class ScoringModule(nn.Module):
             inputs,
         )
 
-    def _reference(self, views: Sequence[ScoringView]) -> tuple[_Distribution, int]:
-        """Run the models behind ``views`` and return the distribution of all their scored tokens, in order."""
-        models = [(self.student, 1.0)] if views[0].weights == "policy" else self._teacher.mixture()
+    def _models(self, weights: str) -> list[tuple[Any, float]]:
+        return [(self.student, 1.0)] if weights == "policy" else self._teacher.mixture()
+
+    @torch.no_grad()
+    def _references(self, batch: PackedBatch, fused: Sequence[Fused]) -> tuple[list[list[_Distribution]], int]:
+        """Return per fused loss the distributions of its M references, and the tokens they took.
+
+        References under the policy's weights come first, then the teacher's, whatever the losses' order, and where
+        weights are shared all processes make up to the most passes of each kind.
+        """
+        kinds = ("policy", "teacher")
+        jobs = {(i, m): self._pack(views) for i, term in enumerate(fused) for m, views in enumerate(term.references)}
+        passes = [sum(len(packed) for key, packed in jobs.items() if _weights(fused, key) == kind) for kind in kinds]
+        most = passes if self.world is None else self.world.most(passes)
+        found: dict[tuple[int, int], _Distribution] = {}
+        inputs = 0
+        for kind, own, needed in zip(kinds, passes, most, strict=True):
+            models = self._models(kind)
+            for key, packed in jobs.items():
+                if _weights(fused, key) == kind:
+                    found[key] = self._run(models, packed, fused[key[0]].references[key[1]])
+                    inputs += len(models) * sum(b.tokens for b in packed)
+            for model, _ in models * (needed - own):
+                _select(model, batch)
+        return [[found[i, m] for m in range(len(term.references))] for i, term in enumerate(fused)], inputs
+
+    def _pack(self, views: Sequence[ScoringView]) -> list[PackedBatch]:
         sequences, positions = zip(*(view.sequence() for view in views), strict=True)
-        starts = [0]
-        for places in positions:
-            starts.append(starts[-1] + len(places))
         device = next(self.student.parameters()).device
-        batches = [b.to(device) for b in pack(sequences, positions, self.micro_tokens, self.token_cost)]
-        where = torch.cat([torch.arange(starts[i], starts[i] + stop - start) for b in batches for i, start, stop in b.sequences]).to(device)
+        return [batch.to(device) for batch in pack(sequences, positions, self.micro_tokens, self.token_cost)]
+
+    def _run(self, models: list[tuple[Any, float]], batches: list[PackedBatch], views: Sequence[ScoringView]) -> _Distribution:
+        """Run the models behind ``views`` and return the distribution of all their scored tokens, in order."""
+        starts = [0]
+        for view in views:
+            starts.append(starts[-1] + int(view.loss_mask.sum()))
+        where = torch.cat([torch.arange(starts[i], starts[i] + stop - start) for b in batches for i, start, stop in b.sequences])
+        where = where.to(batches[0].targets.device)
+        states = [[_select(model, b) for model, _ in models] for b in batches]
         parts: list[tuple[Any, float, Tensor]] = []
-        for model, weight in models:
-            found = torch.cat([_select(model, b) for b in batches])
-            parts.append((model, weight, torch.empty_like(found).index_copy_(0, where, found)))
-        return _Distribution(parts, self.temperature), len(models) * sum(b.tokens for b in batches)
+        for number, (model, weight) in enumerate(models):
+            hidden = torch.cat([found[number] for found in states])
+            parts.append((model, weight, torch.empty_like(hidden).index_copy_(0, where, hidden)))
+        return _Distribution(parts, self.temperature)
 
     def _head_loop(
         self, scored: _Distribution, targets: Tensor, fused: Sequence[Fused], references: Sequence[Sequence[_Distribution]]
@@ -140,9 +179,14 @@ class ScoringModule(nn.Module):
         recompute = len(targets) > size and torch.is_grad_enabled()
         chunks: list[Scores] = []
         for low in range(0, len(targets), size):
-            arguments = (scored, targets, fused, references, low, min(low + size, len(targets)))
+            arguments = (scored, targets, fused, references, low, min(low + size, len(targets)), {})
             chunks.append(checkpoint(_score_chunk, *arguments, use_reentrant=False) if recompute else _score_chunk(*arguments))
         return chunks
+
+
+def _weights(fused: Sequence[Fused], key: tuple[int, int]) -> str:
+    """Return whose weights score reference m of fused loss i."""
+    return fused[key[0]].references[key[1]][0].weights
 
 
 def _select(model: Any, batch: PackedBatch) -> Tensor:
@@ -151,27 +195,50 @@ def _select(model: Any, batch: PackedBatch) -> Tensor:
 
 
 def _score_chunk(
-    scored: _Distribution, targets: Tensor, fused: Sequence[Fused], references: Sequence[Sequence[_Distribution]], low: int, high: int
+    scored: _Distribution,
+    targets: Tensor,
+    fused: Sequence[Fused],
+    references: Sequence[Sequence[_Distribution]],
+    low: int,
+    high: int,
+    known: dict[int, tuple[dict[str, Tensor], Tensor]],
 ) -> Scores:
-    """Score tokens ``[low, high)``.
+    """Score tokens ``[low, high)``; ``known`` keeps what a loss needs of its references for the recomputation.
 
     What carries no gradient comes last: a recomputation for the backward pass ends where the last gradient begins.
     """
     logits = scored.logits(slice(low, high))
     logprobs = _logprobs(logits, targets[low:high])
-    features, seen = [], []
-    for term, distributions in zip(fused, references, strict=True):
+    features: list[dict[str, Tensor]] = []
+    seen: list[tuple[Tensor, Tensor] | Tensor] = []
+    for number, (term, distributions) in enumerate(zip(fused, references, strict=True)):
         first, last = (int(i) for i in torch.searchsorted(term.index, torch.tensor([low, high], device=term.index.device)))
         index = term.index[first:last]
         own, token_ids = logits[index - low] if last - first < high - low else logits, targets[index]
+        if number in known:
+            reduced, their_logprobs = known[number]
+            features.append(term.loss.reduced_features(own, reduced))  # type: ignore[attr-defined]
+            seen.append(their_logprobs)
+            continue
         with torch.no_grad():
             others = [distribution.logits(slice(first, last)) for distribution in distributions]
             stacked = torch.stack(others) if others else logits.new_zeros((0, *own.shape))
-        features.append(term.loss.token_features(own, stacked, token_ids))
-        seen.append((stacked, token_ids))
-    with torch.no_grad():
-        reference_logprobs = [_logprobs(stacked, token_ids.expand(stacked.shape[:-1])) for stacked, token_ids in seen]
+            reduced = term.loss.reduce(own.detach(), stacked) if isinstance(term.loss, ReducingLoss) else {}
+        if reduced:
+            known[number] = reduced, _reference_logprobs(stacked, token_ids)
+            features.append(term.loss.reduced_features(own, reduced))  # type: ignore[attr-defined]
+            seen.append(known[number][1])
+        else:
+            features.append(term.loss.token_features(own, stacked, token_ids))
+            seen.append((stacked, token_ids))
+    reference_logprobs = [found if isinstance(found, Tensor) else _reference_logprobs(*found) for found in seen]
     return Scores(logprobs, _entropy(logits), features, reference_logprobs, 0)
+
+
+@torch.no_grad()
+def _reference_logprobs(stacked: Tensor, token_ids: Tensor) -> Tensor:
+    """Return the log-probs ``[M, C]`` of ``token_ids [C]`` under ``stacked [M, C, V]``."""
+    return _logprobs(stacked, token_ids.expand(stacked.shape[:-1]))
 
 
 def _scaled(logits: Tensor, factor: float) -> Tensor:

@@ -18,8 +18,10 @@ from sdgym.config import RunConfig
 from sdgym.core import Task, Trajectory
 from sdgym.errors import ConfigError, DataError, SdgymError, UnknownNameError
 from sdgym.generation.base import Sample, Sampler, SamplingParams
+from sdgym.generation.replica import ReplicaSampler
 from sdgym.learner import Learner, OptimizerSettings
 from sdgym.ledger import Ledger
+from sdgym.parallel import World, is_sharded, join
 from sdgym.policy import Policy
 from sdgym.registry import load_plugins
 from sdgym.rollout import Job, RolloutDriver
@@ -104,7 +106,8 @@ class Session:
 
     def __init__(self, config: RunConfig, folder: pathlib.Path) -> None:
         self.config = config
-        self.algorithm = build_algorithm(config.algo.name, config.algo.overrides)
+        self.folder = folder
+        self.algorithm = build_algorithm(config.algo.name, corrected(config))
         kwargs = {"split": "train", **config.env.kwargs}
         self.env = make_env(config.env.id, **kwargs)
         self.split = str(kwargs["split"])
@@ -117,17 +120,20 @@ class Session:
         if not hasattr(self.env.unwrapped, "tasks"):
             raise ConfigError(f"the environment {config.env.id!r} has no tasks(): sdgym trains on subclasses of sdgym.TextEnv")
         self.device = pick_device(config.device)
+        self.accelerator = make_accelerator(self.device, config.dtype, folder, config.log.trackers)
+        self.world = join(self.accelerator, config.update.recompute)
+        if self.world.size > 1 and self.device.startswith("cuda"):
+            self.device = str(self.accelerator.device)
         self.policy = Policy.load(config.model, self.device, "float32", config.threads, config.thinking)
         self.policy.chat = self.policy.chat.with_tools(getattr(self.env.unwrapped, "tools", None))
         if config.lora.rank:
             add_lora(self.policy, config.lora, config.seed)
         self._check_prompt()
         self.ledger = Ledger(parameters=sum(p.numel() for p in self.policy.model.parameters()))
-        self.sampler = make_sampler(self.policy, config.max_live)
-        self.driver = RolloutDriver(
-            lambda: make_env(config.env.id, **kwargs), self.policy.chat, self.sampler, self.ledger, config.seed, config.max_live
+        self.sampler = self._sampler()
+        self.driver = SharedDriver(
+            self.world, lambda: make_env(config.env.id, **kwargs), self.policy.chat, self.sampler, self.ledger, config.seed, config.max_live
         )
-        self.accelerator = make_accelerator(self.device, config.dtype, folder, config.log.trackers)
         self.teacher = make_teacher(self.policy, self.algorithm.teacher_weights or TeacherWeightsSpec(), self.device)
         self.learner = self._learner()
 
@@ -154,7 +160,33 @@ class Session:
             u.logit_elements,
             self.policy.token_cost,
             self.accelerator,
+            self.world,
+            u.recompute,
         )
+
+    @property
+    def whole_policy(self) -> Policy:
+        """The policy with whole weights, which can be saved."""
+        return self.sampler.policy if isinstance(self.sampler, ReplicaSampler) else self.policy
+
+    def _sampler(self) -> Sampler:
+        """Return the generation back end; where weights are sharded it has whole ones of its own."""
+        if self.config.generation.engine == "vllm":
+            return self._vllm()
+        if not is_sharded(self.accelerator):
+            return make_sampler(self.policy, self.config.max_live)
+        return ReplicaSampler(self.policy, self.config.max_live, lambda: self.learner.weights())
+
+    def _vllm(self) -> Sampler:
+        from sdgym.generation.vllm import VLLMSampler, VLLMServerSampler
+
+        g, slots = self.config.generation, self.config.max_live
+        if g.url is not None:
+            shared = pathlib.Path(g.folder) if g.folder else self.folder / "weights"
+            return VLLMServerSampler(self.policy, lambda: self.learner.weights(), g.url, shared, slots, self.world)
+        if self.world.size > 1:
+            raise ConfigError("generation.engine=vllm in several processes needs a server: start one and set generation.url")
+        return VLLMSampler(self.policy, lambda: self.learner.weights(), slots, g.dtype, g.memory)
 
     def header(self) -> str:
         """Return the first line of a run: device, dtype, threads."""
@@ -171,6 +203,61 @@ class Session:
         self.driver.close()
         self.env.close()
         self.accelerator.end_training()
+
+
+def corrected(config: RunConfig) -> dict[str, Any]:
+    """Return the algorithm's settings; where sampler and trainer are two implementations, with truncated importance weights.
+
+    Only where the algorithm has them and nobody has said otherwise (``rollout_correction``, algorithms-core §1a).
+    """
+    chosen = dict(config.algo.overrides)
+    if config.generation.engine == "torch" or "rollout_correction" in chosen:
+        return chosen
+    plain = build_algorithm(config.algo.name, chosen).config
+    return {**chosen, "rollout_correction": "token"} if getattr(plain, "rollout_correction", "") == "none" else chosen
+
+
+class SharedDriver(RolloutDriver):
+    """Plays this process's block of the tasks and returns everybody's rows.
+
+    Noise depends on a group's number in the whole batch, so the rows do not depend on how many processes there are
+    (but for the last bits of floating point).
+    """
+
+    def __init__(self, world: World, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.world = world
+
+    def collect(
+        self,
+        tasks: Sequence[Task],
+        group_size: int,
+        sampling: SamplingParams,
+        job: Job,
+        prompts: Sequence[np.ndarray] | None = None,
+    ) -> list[Trajectory]:
+        """See :meth:`RolloutDriver.collect`; raises in all processes if it does in one."""
+        mine = self.world.block(len(tasks))
+        part = None if prompts is None else prompts[mine]
+        return self._all(lambda: super(SharedDriver, self).collect(tasks[mine], group_size, sampling, _from(job, mine), part))
+
+    def generate(self, prompts: Sequence[np.ndarray], sampling: SamplingParams, job: Job) -> list[Sample]:
+        """See :meth:`RolloutDriver.generate`."""
+        mine = self.world.block(len(prompts))
+        return self._all(lambda: super(SharedDriver, self).generate(prompts[mine], sampling, _from(job, mine)))
+
+    def _all(self, play: Callable[[], list[Any]]) -> list[Any]:
+        if self.world.size == 1:
+            return play()
+        try:
+            rows, error = play(), None
+        except SdgymError as failure:
+            rows, error = None, failure
+        return [row for part in self.world.together(rows, error) for row in part]
+
+
+def _from(job: Job, part: slice) -> Job:
+    return dataclasses.replace(job, first_group=job.first_group + part.start)
 
 
 class SecondPass:

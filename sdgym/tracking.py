@@ -106,6 +106,29 @@ class RunFolder:
             drop_unfinished(folder)
 
 
+class Onlooker(RunFolder):
+    """The run folder as the other processes of a run have it: they read checkpoints there and write nothing."""
+
+    def __init__(self, path: str | pathlib.Path) -> None:
+        self.path = pathlib.Path(path)
+
+    def close(self) -> None:
+        """Hold no lock."""
+
+    def append(self, log: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Write nothing."""
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write nothing."""
+
+    def sizes(self) -> dict[str, int]:
+        """Return nothing: the writing process knows."""
+        return {}
+
+    def rewind(self, step: int, sizes: Mapping[str, int]) -> None:
+        """Leave everything as it is."""
+
+
 def _plain(value: Any) -> Any:
     """Return JSON for a metric: NaN and infinities, which JSON lacks, become null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

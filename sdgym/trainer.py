@@ -86,19 +86,26 @@ class Trainer:
             with Interrupt() as interrupt:
                 if self.step == 0:
                     self._log(self._evaluate_if_due())
-                while self.step < self.total and not interrupt.signal:
+                stop = self._agreed(interrupt.signal)
+                while self.step < self.total and not stop:
                     metrics = self._train_step()
                     self.step += 1
+                    self.session.world.settle(self.session.ledger)
                     self._end_if_spent()
                     self._log({**metrics, **self._evaluate_if_due(), **self._test_if_over()})
-                    if self._is_due(self.config.checkpoint.every) or interrupt.signal:
+                    stop = self._agreed(interrupt.signal)
+                    if self._is_due(self.config.checkpoint.every) or stop:
                         self._save()
-                if self.step == self.total:
-                    save_model(self.session.policy, self.folder.path)
-            return RunResult(self.folder.path, self.step, self._last, interrupt.signal)
+                if self.step == self.total and self.session.world.main:
+                    save_model(self.session.whole_policy, self.folder.path)
+            return RunResult(self.folder.path, self.step, self._last, stop)
         finally:
             self.progress.finish()
             self.session.close()
+
+    def _agreed(self, signal: int) -> int:
+        """Return a signal that any process of the run has got: all stop after the same step."""
+        return max(self.session.world.gather(signal))
 
     def _is_due(self, every: int) -> bool:
         return self.step == self.total or (every > 0 and self.step % every == 0)
@@ -140,15 +147,17 @@ class Trainer:
             buffer = RolloutBuffer(phase.collect(Batch(buffer.rows, buffer.groups()), self._collect_context(context)))
         sampled = time.monotonic()
         every = self.config.log.trajectories_every
-        s.learner.recorder = recorder = Recorder(buffer.rows) if len(buffer) and every and self.step % every == 0 else None
+        keep = bool(len(buffer) and every and self.step % every == 0)
+        s.learner.recorder = recorder = Recorder(buffer.rows) if keep and s.world.size == 1 else None  # each process sees a share
         metrics = self._update(phase, number, buffer, context) if len(buffer) or not phase.rollouts else {"train/updates": 0.0}
         if metrics["train/updates"]:
             s.teacher.after_step()
             s.sampler.sync_weights()
-        if recorder is not None:
+        if keep and s.world.main:
             name = f"step_{self.step + 1:06d}.parquet"
             (self.folder.path / "trajectories").mkdir(exist_ok=True)
             buffer.save(self.folder.path / "trajectories" / name)
+        if recorder is not None:
             recorder.save(self.folder.path / "tokens" / name, s.policy.chat)
         ended = time.monotonic()
         times = {"time/rollout": sampled - started, "time/update": ended - sampled}
@@ -213,7 +222,7 @@ class Trainer:
                 if s.algorithm.accept_group(group):
                     kept += group
                 else:
-                    s.ledger.discarded_tokens += sum(row.action_length for row in group)
+                    s.ledger.discarded_tokens += sum(row.action_length for row in group) * s.world.main
         return kept, drawn
 
     def _parts(self, buffer: RolloutBuffer, terms: Sequence[LossTerm], rollouts: bool, schedule: UpdateSchedule) -> list[list[int]]:
@@ -254,6 +263,7 @@ class Trainer:
             key=answer_key(s.env.unwrapped),
             policy_version=s.learner.updates,
         )
+        s.world.settle(s.ledger)
         self.folder.append("eval.jsonl", report.records(step=self.step))
         return {**report.metrics(prefix), f"time/{prefix}": time.monotonic() - started}
 
@@ -287,7 +297,8 @@ class Trainer:
             "logs": self.folder.sizes(),
             "metrics": self._last,
         }
-        self.store.save(self.step, tree, self._circumstances())
+        if s.world.main:
+            self.store.save(self.step, tree, self._circumstances())
 
     def _restore(self) -> None:
         """Take over the newest checkpoint and bring the logs back to it."""
@@ -305,6 +316,7 @@ class Trainer:
         s.learner.load_state_dict(tree["learner"])
         s.algorithm.load_state_dict(tree["algorithm"])
         s.ledger.load_state_dict(tree["ledger"])
+        s.world.mark(s.ledger)
         s.sampler.sync_weights()
         self.step, self._last = tree["step"], tree["metrics"]
         self._clock = time.monotonic() - tree["seconds"]
@@ -312,7 +324,9 @@ class Trainer:
         self.folder.rewind(self.step, tree["logs"])
 
     def _circumstances(self) -> dict[str, Any]:
-        return {"device": self.session.device, "threads": self.config.threads}
+        processes = self.session.world.size
+        several = {"processes": processes} if processes > 1 else {}
+        return {"device": self.session.device, "threads": self.config.threads, **several}
 
 
 def save_model(policy: Policy, folder: pathlib.Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -91,21 +92,35 @@ class DistillLoss:
 
     def token_features(self, student_logits: Tensor, reference_logits: Tensor, token_ids: Tensor) -> dict[str, Tensor]:
         """Reduce logits ``[C, V]`` and ``[M, C, V]`` to ``divergence [C]`` (with gradient) and detached metrics ``[C]``."""
+        if reduced := self.reduce(student_logits, reference_logits):
+            return self.reduced_features(student_logits, reduced)
         teacher_logits = d.mix(reference_logits, self.mixture).detach()
-        features: dict[str, Tensor] = {}
-        if self.support == "full":
-            student, teacher = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
-        else:
-            scores = student_logits.detach() if self.support == "student_topk" else teacher_logits
-            ids = scores.topk(min(self.top_k, scores.shape[-1]), -1).indices
-            student, teacher = d.gather_support(student_logits, teacher_logits, ids)
-            features["captured_mass"] = student.detach().logsumexp(-1).exp()
-            features["teacher_captured_mass"] = teacher.logsumexp(-1).exp()
-            if self.residual == "floor":
-                student, teacher = student_logits.log_softmax(-1), d.floored(teacher_logits, ids)
-            else:
-                student, teacher = d.apply_residual(student, teacher, self.residual)
-        return {"divergence": self._diverge(student, teacher), "teacher_entropy": d.entropy(teacher_logits), **features}
+        features = {"teacher_entropy": d.entropy(teacher_logits)}
+        student, teacher = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
+        if self.support != "full":  # residual=floor
+            ids = teacher_logits.topk(min(self.top_k, teacher_logits.shape[-1]), -1).indices
+            features["captured_mass"], features["teacher_captured_mass"] = (
+                x.detach().gather(-1, ids).logsumexp(-1).exp() for x in (student, teacher)
+            )
+            teacher = d.floored(teacher_logits, ids)
+        return {"divergence": self._diverge(student, teacher), **features}
+
+    def reduce(self, student_logits: Tensor, reference_logits: Tensor) -> dict[str, Tensor]:
+        """Return the support ``ids [C, K]`` and the teacher on it; {} where its whole distribution is needed."""
+        if self.support == "full" or self.residual == "floor":
+            return {}
+        teacher_logits = d.mix(reference_logits, self.mixture).detach()
+        scores = student_logits.detach() if self.support == "student_topk" else teacher_logits
+        ids = scores.topk(min(self.top_k, scores.shape[-1]), -1).indices
+        teacher = teacher_logits.gather(-1, ids) - teacher_logits.logsumexp(-1, keepdim=True)
+        return {"ids": ids, "teacher": teacher, "teacher_entropy": d.entropy(teacher_logits)}
+
+    def reduced_features(self, student_logits: Tensor, reduced: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what :meth:`token_features` does, from the student's logits ``[C, V]`` and what :meth:`reduce` left."""
+        student = student_logits.gather(-1, reduced["ids"]) - student_logits.logsumexp(-1, keepdim=True)
+        features = {"teacher_entropy": reduced["teacher_entropy"], "captured_mass": student.detach().logsumexp(-1).exp()}
+        features["teacher_captured_mass"] = reduced["teacher"].logsumexp(-1).exp()
+        return {"divergence": self._diverge(*d.apply_residual(student, reduced["teacher"], self.residual)), **features}
 
     def _diverge(self, student: Tensor, teacher: Tensor) -> Tensor:
         clip = self.pointwise_clip

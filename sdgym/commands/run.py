@@ -85,6 +85,7 @@ def evaluate(
     from sdgym.api import settings_tree
     from sdgym.config import make_config
     from sdgym.errors import ConfigError
+    from sdgym.generation.chat_endpoint import endpoint_of, is_endpoint
 
     if episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, got {episodes}")
@@ -96,6 +97,8 @@ def evaluate(
         typer.echo(f"{out / RECORDS} is there already", err=True)
         return
     check_folder(out, resume)
+    if is_endpoint(run.model):
+        endpoint_of(run.model)  # an address that holds a secret is refused before it is printed
     if not as_json:
         from sdgym.session import pick_device
 
@@ -116,12 +119,15 @@ def evaluate(
 def measure(run: RunConfig, episodes: int, split: str, seed: int) -> tuple[EvalReport, float]:
     """Evaluate and return the report with the seconds it took, loading the model left out."""
     from sdgym.api import evaluate as on_tasks
+    from sdgym.generation.chat_endpoint import is_endpoint
     from sdgym.policy import Policy
     from sdgym.session import make_env, pick_device
 
     kwargs = {k: v for k, v in run.env.kwargs.items() if k != "split"}
     make_env(run.env.id, **kwargs, split=split).close()  # a wrong name is told before the model is loaded
-    policy = Policy.load(run.model, pick_device(run.device), "float32", run.threads, run.thinking)
+    policy: Policy | str = run.model
+    if not is_endpoint(run.model):
+        policy = Policy.load(run.model, pick_device(run.device), "float32", run.threads, run.thinking)
     started = time.monotonic()
     report = on_tasks(
         policy,

@@ -1,0 +1,209 @@
+"""Several processes of one run (gloo): an update equals that of one process, whole runs train and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+import sdgym
+from sdgym.errors import ConfigError
+from sdgym.ledger import Ledger
+from sdgym.parallel import World, complete_deepspeed
+from sdgym.testing_engine import LETTERS_ID
+from sdgym.testing_policy import random_policy
+
+pytestmark = pytest.mark.timeout(1800)
+SCRIPT = pathlib.Path(__file__).parents[1] / "data" / "one_update.py"
+FSDP = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+ALGORITHMS: dict[str, Any] = {
+    "grpo": {"name": "grpo", "kl_beta": 0.1},
+    "opsd": {"name": "opsd", "teacher": "ema", "teacher_rate": 0.3, "support": "student_topk", "top_k": 8},
+    "sdpo": {"name": "sdpo", "context": "outcome", "teacher": "live", "policy_weight": 0.5},
+}
+# A large eps makes the update proportional to the gradient: with Adam's own, noise of 1e-9 in a gradient near 0 would count.
+CONFIG: dict[str, Any] = {
+    "env": {"id": LETTERS_ID, "turns": 2},
+    "tasks_per_step": 3,
+    "group_size": 3,
+    "steps": 1,
+    "optimizer": {"lr": 3.0, "eps": 1.0, "warmup": 0, "grad_clip": 0.5},
+    "update": {"micro_tokens": 256},
+    "eval": {"every": 0, "tasks": 2, "samples": 2, "test_tasks": 0},
+}
+
+
+def start(command: list[str], rank: int, size: int, port: int, extra: dict[str, str]) -> subprocess.Popen[str]:
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+    env = {**os.environ, **(place | here if size > 1 else {}), **extra}
+    return subprocess.Popen([sys.executable, *command], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def launch(command: list[str], size: int, extra: dict[str, str] | None = None) -> None:
+    """Run ``command`` in ``size`` processes that know of each other."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [start(command, rank, size, port, extra or {}) for rank in range(size)]
+    try:
+        told = [process.communicate(timeout=900)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert all(process.returncode == 0 for process in processes), "\n".join(told)
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], pathlib.Path]:
+    """A model and the buffer that a run with it recorded."""
+    folder = tmp_path_factory.mktemp("recorded")
+    random_policy(hidden=32, layers=2, heads=2, kv_heads=1, context=512, architecture="qwen2").save(folder / "model")
+    config = CONFIG | {"model": str(folder / "model")}
+    sdgym.train(out=folder / "run", **config | {"steps": 1})
+    return config, folder / "run" / "trajectories" / "step_000001.parquet"
+
+
+def update(folder: pathlib.Path, recorded: tuple[dict[str, Any], pathlib.Path], algorithms: list[str], size: int, **extra: Any) -> Any:
+    """Make one update (of two optimizer steps) per algorithm in ``size`` processes; return weights and what is known of them."""
+    folder.mkdir()
+    config = recorded[0] | extra.pop("config", {})
+    chosen = {name: ALGORITHMS[name] for name in algorithms}
+    request = {"config": config, "algorithms": chosen, "buffer": str(recorded[1]), "out": str(folder)}
+    (folder / "request.json").write_text(json.dumps(request))
+    launch([str(SCRIPT), str(folder / "request.json")], size, extra.get("environment"))
+
+    def saved(name: str) -> Any:
+        weights, teacher = (load_file(folder / f"{name}{kind}.safetensors") for kind in ("", ".teacher"))
+        return weights, teacher, json.loads((folder / f"{name}.json").read_text())
+
+    return {name: saved(name) for name in algorithms}
+
+
+def check_equal(one: Any, many: Any, start_from: dict[str, Any], tolerance: float = 1e-5) -> None:
+    for name in one:
+        for mine, theirs in zip(one[name][:2], many[name][:2], strict=True):
+            assert mine.keys() == theirs.keys()
+            assert all(float((mine[k] - theirs[k]).abs().max()) <= tolerance for k in mine)
+        assert max(float((one[name][0][k] - start_from[k]).abs().max()) for k in start_from) > 1e-2  # it was an update
+        (a, b) = one[name][2], many[name][2]
+        assert a["ledger"] == b["ledger"] and a["metrics"].keys() == b["metrics"].keys()
+        assert a["metrics"] == pytest.approx(b["metrics"], rel=1e-3, abs=1e-5, nan_ok=True)
+
+
+def begun(recorded: tuple[dict[str, Any], pathlib.Path]) -> dict[str, Any]:
+    return load_file(pathlib.Path(recorded[0]["model"]) / "model.safetensors")
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_update_of_one(tmp_path: pathlib.Path, recorded: tuple[dict[str, Any], pathlib.Path]) -> None:
+    one = update(tmp_path / "one", recorded, ["opsd"], 1)
+    two = update(tmp_path / "two", recorded, ["opsd"], 2)
+    assert two["opsd"][2]["kind"].endswith("MULTI_CPU") and two["opsd"][2]["processes"] == 2
+    check_equal(one, two, begun(recorded))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("kind", ["MULTI_CPU", "FSDP"])
+def test_every_way_of_sharing_makes_the_same_update(
+    tmp_path: pathlib.Path, recorded: tuple[dict[str, Any], pathlib.Path], kind: str, recompute: bool
+) -> None:
+    one = update(tmp_path / "one", recorded, list(ALGORITHMS), 1)
+    config = {"update": {"micro_tokens": 128, "logit_elements": 2000, "recompute": recompute}}
+    two = update(tmp_path / "two", recorded, list(ALGORITHMS), 2, config=config, environment=FSDP if kind == "FSDP" else {})
+    assert all(two[name][2]["kind"].endswith(kind) for name in two)
+    for name in one:  # more micro-batches: the tokens read differ, the gradient does not
+        for key in ("train_inputs", "score_inputs"):
+            one[name][2]["ledger"][key] = two[name][2]["ledger"][key]
+    check_equal(one, two, begun(recorded))
+
+
+@pytest.mark.slow
+def test_bfloat16_is_the_same_update_more_coarsely(tmp_path: pathlib.Path, recorded: tuple[dict[str, Any], pathlib.Path]) -> None:
+    fine = update(tmp_path / "fine", recorded, ["opsd"], 1)["opsd"]
+    coarse = update(tmp_path / "coarse", recorded, ["opsd"], 2, config={"dtype": "bfloat16"})["opsd"]
+    assert coarse[2]["metrics"]["loss/distill"] == pytest.approx(fine[2]["metrics"]["loss/distill"], rel=0.1)
+    moved = [float((coarse[0][k] - fine[0][k]).abs().max()) for k in fine[0]]
+    assert 0 < max(moved) < 0.2 and all(v.dtype.is_floating_point and v.element_size() == 4 for v in coarse[0].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["MULTI_CPU", "FSDP"])
+def test_a_whole_run_under_accelerate_trains_and_resumes(
+    tmp_path: pathlib.Path, recorded: tuple[dict[str, Any], pathlib.Path], kind: str
+) -> None:
+    settings = {"steps": 3, "algo": ALGORITHMS["opsd"], "checkpoint": {"every": 1, "keep": 3}}
+    config = {**recorded[0], **settings, "optimizer": {"lr": 1e-3}, "eval": CONFIG["eval"] | {"test_tasks": 3}}
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+
+    def accelerate(*arguments: str) -> None:
+        if kind == "FSDP":  # the launcher has it for accelerators only
+            launch(["-m", "sdgym", "train", *arguments], 2, FSDP)
+            return
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        place = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", port, "--mixed_precision", "no"]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *place, "-m", "sdgym", "train", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    run = tmp_path / "two"
+    accelerate("--config", str(tmp_path / "run.yaml"), "--out", str(run))
+    one = sdgym.train(config=tmp_path / "run.yaml", out=tmp_path / "one")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = {k: v for k, v in lines[-1].items() if not k.startswith("time/") and k != "seconds" and v is not None}
+    assert last == pytest.approx({k: one.metrics[k] for k in last}, rel=1e-2, abs=1e-3)  # the same tokens, the same ledger
+    whole = load_file(run / "model" / "model.safetensors")
+    for step in (2, 3):
+        shutil.rmtree(run / "checkpoints" / f"step_{step:06d}")
+    accelerate("--out", str(run), "--resume")
+    again = load_file(run / "model" / "model.safetensors")
+    assert all(float((whole[k] - again[k]).abs().max()) <= 1e-6 for k in whole)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 4 and sorted(p.name for p in run.glob("trajectories/*"))[-1:]
+
+
+def test_shares_cover_everything_once_and_have_one_length() -> None:
+    for size in (1, 2, 3):
+        for count in range(1, 8):
+            shares = [World(rank, size).share(list(range(count))) for rank in range(size)]
+            assert sorted(item for share in shares for item, own in share if own) == list(range(count))
+            assert len({len(share) for share in shares}) == 1
+            blocks = [list(range(count))[World(rank, size).block(count)] for rank in range(size)]
+            assert [item for block in blocks for item in block] == list(range(count))
+
+
+def test_one_process_settles_nothing() -> None:
+    ledger = Ledger(parameters=5, sampled_tokens=7)
+    World().settle(ledger)
+    assert ledger == Ledger(parameters=5, sampled_tokens=7)
+
+
+def test_deepspeed_configurations() -> None:
+    good: dict[str, Any] = {"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}, "train_micro_batch_size_per_gpu": "auto"}
+    complete_deepspeed(good)
+    assert good["train_micro_batch_size_per_gpu"] == 1 and good["gradient_accumulation_steps"] == 1
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"zero_optimization": {"stage": 3}}, "use zero stage 1 or 2, or FSDP2"),
+        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "parts the weights"),
+        ({"fp16": {"enabled": True}}, "use bf16"),
+        ({"gradient_accumulation_steps": 4}, r"update\.micro_tokens"),
+    ]
+    for config, sentence in bad:
+        with pytest.raises(ConfigError, match=sentence):
+            complete_deepspeed(config)
