@@ -93,7 +93,7 @@ class Recipe:
     informed: float = 1.0
     stages: tuple[Stage, ...] = (
         Stage(1200, study=0.75, study_until=0.4),
-        Stage(1350, reading=True, shares=(0.45, 0.55), decay=0.5),
+        Stage(1200, reading=True, shares=(0.45, 0.55), decay=0.5),
     )
 
     @property
