@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import os
@@ -139,18 +140,30 @@ def test_a_whole_run_measures_the_gap_after_every_push(tmp_path: pathlib.Path) -
     assert max(moved) > 1e-4  # without a push the gap at steps 2 and 3 would be of the order of sqrt(2·KL)
 
 
+def untied_tiny(folder: pathlib.Path) -> str:
+    """A copy of ``tiny`` whose head is a weight of its own: a CPU server packs a tied head once and for all."""
+    policy = Policy.load("tiny")
+    config = copy.deepcopy(policy.model.config)
+    config.tie_word_embeddings = False
+    twin = type(policy.model)(config)
+    weights = policy.model.state_dict()
+    twin.load_state_dict({**weights, "lm_head.weight": weights["model.embed_tokens.weight"].clone()})
+    Policy(twin.eval(), policy.tokenizer, "untied").save(folder)
+    return str(folder)
+
+
 @pytest.fixture
 def server(tmp_path: pathlib.Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = local_path("tiny")
+    folder = untied_tiny(tmp_path / "model")
     command = [
         sys.executable,
         "-m",
         "vllm.entrypoints.openai.api_server",
         "--model",
-        str(folder),
+        folder,
         "--host",
         "127.0.0.1",
         "--port",
@@ -181,7 +194,7 @@ def server(tmp_path: pathlib.Path) -> Iterator[str]:
 def test_a_server_takes_weights_from_a_folder(server: str, tmp_path: pathlib.Path) -> None:
     from sdgym.generation.vllm import VLLMServerSampler
 
-    policy = Policy.load("tiny")
+    policy = Policy.load(str(tmp_path / "model"))
     check_back_end(policy, VLLMServerSampler(policy, lambda: plain_weights(policy.model), server, tmp_path / "weights", slots=8), 1e-3)
 
 

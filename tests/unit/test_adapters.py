@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import pathlib
 import shutil
@@ -21,8 +22,10 @@ from sdgym.teacher import Teacher
 from sdgym.testing_engine import LETTERS_ID
 from sdgym.testing_policy import random_policy
 
-peft = pytest.importorskip("peft", reason="LoRA needs the package peft")
-pytestmark = pytest.mark.slow  # the extra is not part of the development set
+pytestmark = [
+    pytest.mark.slow,  # the extra is not part of the development set
+    pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="LoRA needs the package peft"),
+]
 
 IDS = torch.tensor([[7, 30, 99, 150, 8]])
 SMALL: dict[str, Any] = {
@@ -164,6 +167,7 @@ def test_a_run_trains_resumes_and_its_adapter_loads_in_plain_peft(tmp_path: path
     assert (folder / "adapter_model.safetensors").read_bytes() == (cut / "model" / "adapter_model.safetensors").read_bytes()
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
 
+    import peft
     from transformers import AutoModelForCausalLM
 
     plain = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder).eval()
