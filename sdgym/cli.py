@@ -74,9 +74,9 @@ def execute(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never a traceback for what a user can cause."""
     command = typer.main.get_command(app)
     if "_SDGYM_COMPLETE" in os.environ:  # a shell asks for completions, or for the script that asks
-        from typer.completion import completion_init
+        from typer import completion
 
-        completion_init()
+        completion.completion_init()  # type: ignore[attr-defined]  # not among its exports, and there is no other way
     try:
         code = command.main(args=list(argv) if argv is not None else None, prog_name="sdgym", standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -44,10 +44,10 @@ def app(env_id: str, max_sessions: int = 64, **kwargs: Any) -> Any:
     make_env(env_id, **kwargs).close()  # a wrong name is told before anything listens
     from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
 
-    class TextAction(Action):
+    class TextAction(Action):  # type: ignore[misc]
         text: str
 
-    class TextObservation(Observation):
+    class TextObservation(Observation):  # type: ignore[misc]
         text: str = ""
         messages: list[dict[str, Any]] = pydantic.Field(default_factory=list)
         info: dict[str, Any] = pydantic.Field(default_factory=dict)

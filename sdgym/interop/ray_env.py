@@ -32,30 +32,49 @@ class Worker:
     """An actor: plays the episodes it is given, all at once, in one event loop."""
 
     def __init__(self, world: str, kwargs: Mapping[str, Any]) -> None:
-        self._make = lambda: make_env(world, **kwargs)
-        self._playing: dict[str, Any] = {}
+        self._world, self._kwargs = world, dict(kwargs)
+        self._playing: dict[str, _Episode] = {}
         self._free: list[Any] = []
 
     async def begin(self, key: str, task: Task) -> tuple[str, dict[str, Any]]:
         """Start the episode ``key``."""
-        env = self._playing.pop(key, None) or (self._free.pop() if self._free else self._make())
-        self._playing[key] = env
+        await self.end(key)
+        env = self._free.pop() if self._free else make_env(self._world, **self._kwargs)
+        self._playing[key] = _Episode(env)
         observation, info = env.reset(options={"task": task})
-        return str(observation), info
+        return str(observation), dict(info)
 
     async def act(self, key: str, past: list[str], task: Task, action: str) -> Answer:
-        """Answer an action; an episode that this worker has lost is set up again from its task and past actions."""
+        """Answer an action.
+
+        An episode that this worker has lost is set up again from its task and past actions; one that has answered this very
+        action already (the answer was lost on its way) gives the same answer.
+        """
         if key not in self._playing:
             await self.begin(key, task)
             for earlier in past:
-                await self._playing[key].unwrapped.astep(earlier)
-        return await self._playing[key].unwrapped.astep(action)  # type: ignore[no-any-return]
+                await self._playing[key].act(earlier)
+        episode = self._playing[key]
+        return episode.last if episode.last is not None and episode.turns == len(past) + 1 else await episode.act(action)
 
     async def end(self, key: str) -> None:
         """Keep the environment for another episode."""
-        env = self._playing.pop(key, None)
-        if env is not None:
-            self._free.append(env)
+        if key in self._playing:
+            self._free.append(self._playing.pop(key).env)
+
+
+class _Episode:
+    """One environment in play, and what it answered last."""
+
+    def __init__(self, env: Any) -> None:
+        self.env, self.turns = env, 0
+        self.last: Answer | None = None
+
+    async def act(self, action: str) -> Answer:
+        self.last = await self.env.unwrapped.astep(action)
+        self.turns += 1
+        assert self.last is not None
+        return self.last
 
 
 @functools.cache
@@ -123,17 +142,20 @@ class RemoteEnv(gymnasium.Env[str, str]):
         self._task, self._past = options["task"], []
 
         async def begin() -> tuple[str, dict[str, Any]]:
-            return await asyncio.to_thread(ray.get, self._worker.begin.remote(self._key, self._task))  # type: ignore[no-any-return]
+            observation, info = await asyncio.to_thread(ray.get, self._worker.begin.remote(self._key, self._task))
+            return str(observation), dict(info)
 
-        return asyncio.run(self._insist(begin)) if not _in_loop() else _elsewhere(self._insist(begin))
+        observation, info = asyncio.run(self._insist(begin)) if not _in_loop() else _elsewhere(self._insist(begin))
+        return str(observation), dict(info)
 
     async def astep(self, action: str) -> Answer:
         """Answer an action. Raises :class:`InfraError` if the worker was lost too often."""
 
         async def act() -> Answer:
-            return await self._worker.act.remote(self._key, self._past, self._task, action)  # type: ignore[no-any-return]
+            found: Answer = await self._worker.act.remote(self._key, self._past, self._task, action)
+            return found
 
-        answer = await self._insist(act)
+        answer: Answer = await self._insist(act)
         self._past = [*self._past, action]
         return answer
 

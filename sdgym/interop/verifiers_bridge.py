@@ -55,7 +55,8 @@ class World(vf.Env[WorldConfig]):  # type: ignore[misc]
         env = make_env(told["env_id"], **told["kwargs"])
         try:
             env.reset(options={"task_id": told["task_id"]})
-            total, info = 0.0, {"success": 0.0, "outcome": "", "feedback": ""}
+            total = 0.0
+            info: dict[str, Any] = {"success": 0.0, "outcome": "", "feedback": ""}
             async with agents.player.interaction(task) as interaction:
                 segment = await interaction.turn()
                 while not segment.terminated:

