@@ -38,11 +38,5 @@ for _name, _target in {
     "bstar": "sdgym.algos.bstar:BStar",
     "revise": "sdgym.algos.revise:Revise",
     "sgs": "sdgym.algos.sgs:SGS",
-    "score": "sdgym.algos.score:Score",
-    "rerest": "sdgym.algos.rerest:ReReST",
-    "pu_rl": "sdgym.algos.pu_rl:PURL",
-    "bstar": "sdgym.algos.bstar:BStar",
-    "revise": "sdgym.algos.revise:Revise",
-    "sgs": "sdgym.algos.sgs:SGS",
 }.items():
     algorithms.register(_name, _target)

@@ -144,7 +144,8 @@ def _token_weight(c: CompositionConfig) -> Cell:
 
 
 def _rows(c: CompositionConfig) -> Cell:
-    w, said = c.sample_weight, [] if c.route == "all" else [c.route]
+    w = c.sample_weight
+    said: list[str] = [] if c.route == "all" else [c.route]
     said += [f"p^{w.alpha:g}(1−p)^{w.beta:g}"] if w.alpha or w.beta else []
     said += ["1 − reward"] if c.context_weights == "failure" else []
     return Cell(", ".join(said), "algos/composition/sample_weights.py") if said else Cell("all", "algos/composition/sample_weights.py")
