@@ -63,9 +63,13 @@ class CheckpointStore:
             self._drop(final)
         os.replace(temporary, final)
         _sync_folder(self.folder)
+        self.prune()
+        return final
+
+    def prune(self) -> None:
+        """Drop all but the newest ``keep``."""
         for old in self.steps()[: -self.keep]:
             self._drop(self.path(old))
-        return final
 
     def clean(self) -> None:
         """Delete what a process that died while saving has left."""

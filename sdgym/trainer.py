@@ -308,6 +308,7 @@ class Trainer:
             self.folder.rewind(0, {})
             return
         tree, circumstances = self.store.load(steps[-1])
+        self.store.prune()  # a process that died between saving and dropping has left one too many
         now = {**circumstances_now(), **self._circumstances()}
         changed = [f"{key}: {circumstances.get(key)} then, {now[key]} now" for key in now if circumstances.get(key) != now[key]]
         if changed:

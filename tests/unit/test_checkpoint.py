@@ -53,6 +53,18 @@ def test_the_newest_are_kept(tmp_path: pathlib.Path) -> None:
     assert store.steps() == [10, 100] and store.load(100)[0] == {"step": 100}
 
 
+def test_what_a_dead_process_left_is_cleared_away(tmp_path: pathlib.Path) -> None:
+    store = CheckpointStore(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        store.save(step, {"step": step})
+    (tmp_path / ".writing-000004").mkdir()
+    (tmp_path / ".writing-old-step_000000").mkdir()
+    fewer = CheckpointStore(tmp_path, keep=2)
+    fewer.clean()
+    fewer.prune()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000002", "step_000003"]
+
+
 def test_a_step_can_be_written_again(tmp_path: pathlib.Path) -> None:
     store = CheckpointStore(tmp_path)
     store.save(1, {"x": 1})
