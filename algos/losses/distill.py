@@ -94,7 +94,7 @@ class DistillLoss:
         """Reduce logits ``[C, V]`` and ``[M, C, V]`` to ``divergence [C]`` (with gradient) and detached metrics ``[C]``."""
         if reduced := self.reduce(student_logits, reference_logits):
             return self.reduced_features(student_logits, reduced)
-        teacher_logits = d.mix(reference_logits, self.mixture).detach()
+        teacher_logits = d.mix(reference_logits, self.mixture)
         features = {"teacher_entropy": d.entropy(teacher_logits)}
         student, teacher = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
         if self.support != "full":  # residual=floor
@@ -109,7 +109,7 @@ class DistillLoss:
         """Return the support ``ids [C, K]`` and the teacher on it; {} where its whole distribution is needed."""
         if self.support == "full" or self.residual == "floor":
             return {}
-        teacher_logits = d.mix(reference_logits, self.mixture).detach()
+        teacher_logits = d.mix(reference_logits, self.mixture)
         scores = student_logits.detach() if self.support == "student_topk" else teacher_logits
         ids = scores.topk(min(self.top_k, scores.shape[-1]), -1).indices
         teacher = teacher_logits.gather(-1, ids) - teacher_logits.logsumexp(-1, keepdim=True)

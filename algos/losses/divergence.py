@@ -115,14 +115,15 @@ def floored(teacher_logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def mix(logits: Tensor, mixture: Mixture) -> Tensor:
-    """Make one teacher of M: ``[M, ..., V]`` to ``[..., V]``.
+    """Make one teacher of M: ``[M, ..., V]`` to ``[..., V]``, without gradient.
 
     ``single``: the first. ``geometric``: Π q_m^(1/M), the product of experts, not yet normalised: whoever takes a softmax of it
     normalises it (KL(S‖it) = mean_m KL(S‖q_m) + log Z, SELFCI). ``arithmetic``: (1/M) Σ q_m.
     """
+    frozen = logits.detach()
     if mixture == "single":
-        return logits[0]
-    logprobs = logits.log_softmax(-1)
+        return frozen[0]
+    logprobs = frozen.log_softmax(-1)
     return logprobs.mean(0) if mixture == "geometric" else logprobs.logsumexp(0) - math.log(len(logprobs))
 
 
