@@ -130,7 +130,7 @@ def complete_deepspeed(config: dict[str, Any]) -> None:
 
 def environment_rank() -> int:
     """Return this process's number as the launcher says it, before anything is initialised."""
-    return int(os.environ.get("RANK", "0"))
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 
 
 def gathered(tensor: Tensor) -> Tensor:

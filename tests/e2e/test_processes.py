@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import sdgym
 from sdgym.errors import ConfigError
 from sdgym.ledger import Ledger
-from sdgym.parallel import World, complete_deepspeed
+from sdgym.parallel import World, complete_deepspeed, environment_rank
 from sdgym.testing_engine import LETTERS_ID
 from sdgym.testing_policy import random_policy
 
@@ -192,6 +192,13 @@ def test_one_process_settles_nothing() -> None:
     ledger = Ledger(parameters=5, sampled_tokens=7)
     World().settle(ledger)
     assert ledger == Ledger(parameters=5, sampled_tokens=7)
+
+
+def test_only_a_launcher_makes_a_process_one_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank, size, expected in (("3", "4", 3), ("3", "1", 0), ("3", None, 0), (None, "4", 0)):
+        for name, value in (("RANK", rank), ("WORLD_SIZE", size)):
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+        assert environment_rank() == expected
 
 
 def test_deepspeed_configurations() -> None:
