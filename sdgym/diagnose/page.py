@@ -10,8 +10,8 @@ from sdgym.diagnose.alignment import SIGNALS, Group
 
 COLOURS = {"forward_kl": "#0072b2", "reverse_kl": "#d55e00", "jensen_shannon": "#009e73"}
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 74rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; background: #fff }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums } th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd }
 th:first-child, td:first-child { text-align: left } .note { color: #555 }
 """
 READING = (
@@ -73,7 +73,12 @@ def figure(groups: Sequence[Group]) -> str:
     ceiling = [_plain(group.reliability) for group in groups]
     chart.add_scatter(name="two halves of the branches", x=names, y=ceiling, mode="markers", marker=marks)
     chart.update_layout(
-        barmode="group", template="plotly_white", height=460, margin={"t": 20, "b": 120}, yaxis={"title": "mean cosine", "range": [-1, 1]}
+        barmode="group",
+        template="plotly_white",
+        height=460,
+        margin={"t": 50, "b": 130},
+        yaxis={"title": "mean cosine", "range": [-1.1, 1.1]},
+        legend={"orientation": "h", "y": 1.12},
     )
     return str(chart.to_html(full_html=False, include_plotlyjs=True, div_id="alignment", config={"displaylogo": False}))
 
