@@ -104,9 +104,9 @@ def test_trackio(run: Any) -> None:
 
 
 def test_trackers_get_numbers_under_names_they_take() -> None:
-    line = {"step": 1, "eval/maj@4": 0.5, "eval/pass@2": math.nan, "x": 2}
-    assert tracker_metrics(line, ["tensorboard"]) == {"step": 1, "eval/maj@4": 0.5, "x": 2}
-    assert tracker_metrics(line, ["tensorboard", "mlflow"]) == {"step": 1, "eval/maj_at_4": 0.5, "x": 2}
+    line = {"step": 1, "eval/maj@4": 0.5, "eval/pass@2": math.nan, "loss/a": 3, "loss/a/b": 4}
+    assert tracker_metrics(line, ["tensorboard"]) == {"step": 1, "eval/maj@4": 0.5, "loss/a": 3, "loss/a/b": 4}
+    assert tracker_metrics(line, ["tensorboard", "mlflow"]) == {"step": 1, "eval/maj_at_4": 0.5, "loss/a": 3, "loss/a.b": 4}
 
 
 def test_an_unknown_tracker_is_one_sentence(tmp_path: pathlib.Path, capsys: Any) -> None:
