@@ -33,12 +33,7 @@ LIMITS = ("AS", "CPU", "FSIZE", "NOFILE", "CORE", "MEMLOCK", "MSGQUEUE", "NPROC"
 LANDLOCK_RESTRICT_SELF = 446
 SIGKILL = 9
 RESULT_FD = 3
-WARM = """def f(x, *a, k=1):
-    for i in x:
-        if i > 2 or not k:
-            return [f"{y!r}" for y in a]
-    raise ValueError
-"""
+WARM = "def f(x, *a, k=1):\n  for i in x: a = [f'{y!r}' for y in a if i > 2 or not k]\n  return a"
 """Compiled once before the first fork: a compiler that starts anew in every child costs it two thirds of its time."""
 
 
@@ -328,7 +323,7 @@ class Watch:
         cpu, said = usage.ru_utime + usage.ru_stime, self.whole_frame()
         verdict = self.verdict
         if not verdict and not said and exit_code < 0:
-            verdict = "timeout" if exit_code == -SIGKILL and cpu >= self.limits["cpu"] - 0.05 else "killed"
+            verdict = "timeout" if exit_code == -SIGKILL and cpu >= 0.8 * self.limits["cpu"] else "killed"
         return record(
             ended=quoted(verdict),
             exit=str(exit_code),
@@ -390,12 +385,9 @@ def main() -> None:
     write(control[1], record(ready=str(sys.version_info[1])))
     source = ""
     while (job := read_marshal(control[0])) is not None:
-        if "source" in job:
-            source = job["source"]
+        source = job.get("source", source)
         job["source"] = source if job["kind"] != "check" else job["code"]
-        stdin, to_stdin = os.pipe()
-        from_stdout, stdout = os.pipe()
-        from_result, result = os.pipe()
+        (stdin, to_stdin), (from_stdout, stdout), (from_result, result) = os.pipe(), os.pipe(), os.pipe()
         pid = os.fork()
         if pid == 0:
             judged(config, job, kernel, (stdin, stdout, result))
