@@ -202,6 +202,8 @@ class Session:
         """Close environments and trackers."""
         self.driver.close()
         self.env.close()
+        if hasattr(self.sampler, "close"):
+            self.sampler.close()
         self.accelerator.end_training()
 
 

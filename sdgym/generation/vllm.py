@@ -209,6 +209,10 @@ class VLLMSampler(_VLLMSampler):
         if not self._engine.reset_prefix_cache():
             raise PolicyError("vLLM kept prefixes of the old weights")
 
+    def close(self) -> None:
+        """Stop the engine, while the process groups it uses are there."""
+        self._engine.engine_core.shutdown()
+
 
 class VLLMServerSampler(_VLLMSampler):
     """A vLLM server, told to read new weights from a folder that both can see.
@@ -268,6 +272,10 @@ class VLLMServerSampler(_VLLMSampler):
             except SdgymError as failure:
                 error = failure
         self._world.together(True, error)  # nobody asks before the new weights are there
+
+    def close(self) -> None:
+        """Drop what has not been sent yet."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _hand_over(self, tensors: dict[str, Tensor]) -> None:
         from safetensors.torch import save_file
