@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -24,17 +23,19 @@ class Finding(NamedTuple):
 
 
 def _packages() -> Iterator[Finding]:
-    for requirement in importlib.metadata.requires("sdgym-rl") or []:
+    from importlib import metadata  # costs a tenth of what `sdgym --help` may take
+
+    for requirement in metadata.requires("sdgym-rl") or []:
         if "extra ==" in requirement:
             continue
         name = requirement.split(";")[0].split("<")[0].split(">")[0].split("=")[0].split("[")[0].strip()
         try:
-            yield Finding(True, name, importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
+            yield Finding(True, name, metadata.version(name))
+        except metadata.PackageNotFoundError:
             yield Finding(False, name, "missing: run `make install`, or `pip install -c constraints.txt -e .`")
     for name, use in EXTRAS.items():
         found = importlib.util.find_spec(name) is not None
-        version = importlib.metadata.version(name) if found else f"not installed ({use})"
+        version = metadata.version(name) if found else f"not installed ({use})"
         yield Finding(True if found else None, name, version)
 
 
