@@ -179,7 +179,8 @@ class ScoringModule(nn.Module):
         recompute = len(targets) > size and torch.is_grad_enabled()
         chunks: list[Scores] = []
         for low in range(0, len(targets), size):
-            arguments = (scored, targets, fused, references, low, min(low + size, len(targets)), {})
+            known: dict[int, tuple[dict[str, Tensor], Tensor]] = {}
+            arguments = (scored, targets, fused, references, low, min(low + size, len(targets)), known)
             chunks.append(checkpoint(_score_chunk, *arguments, use_reentrant=False) if recompute else _score_chunk(*arguments))
         return chunks
 
