@@ -8,8 +8,14 @@ from collections.abc import Generator
 
 import pytest
 
-# Spinning OpenMP threads and several BLAS threads slow a small machine down; set before torch is loaded.
-for _name, _value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}.items():
+# Spinning OpenMP threads and several BLAS threads slow a small machine down; set before torch is loaded. The bar is off as the
+# command line has it: transformers reads that once, and a test that loads a policy may run before one that loads the command line.
+for _name, _value in {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}.items():
     os.environ.setdefault(_name, _value)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

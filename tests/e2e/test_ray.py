@@ -128,6 +128,7 @@ def test_a_cluster_that_is_not_there_is_one_sentence(tmp_path: pathlib.Path, cap
     assert "there is no Ray cluster at auto" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_node_without_the_folder_says_so(tmp_path: pathlib.Path) -> None:
     pytest.importorskip("ray", reason="requires ray")
     from types import SimpleNamespace

@@ -322,7 +322,8 @@ def test_sft_refuses_several_turns_and_star_a_pool() -> None:
 def test_grpos_reference_can_be_the_moving_average() -> None:
     """Same terms as with a frozen reference; only the weights of the reference follow the student."""
     algorithm = build_algorithm("grpo_ema")
-    assert dataclasses.astuple(algorithm.teacher_weights) == ("ema", 0.05, 1, "step")
+    weights = algorithm.teacher_weights
+    assert weights is not None and (weights.kind, weights.rate, weights.every, weights.unit) == ("ema", 0.05, 1, "step")
     assert build_algorithm("grpo").teacher_weights is None
     terms = annotate("grpo_ema")
     views = [view for item in terms[0].items for view in item.references]

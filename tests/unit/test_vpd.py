@@ -347,7 +347,7 @@ def test_presets_differ_in_their_context_alone() -> None:
 
 def test_wordings_that_no_embedded_policy_has_read() -> None:
     """They are apart from those of pre-training, whose tokenizer and draws must not change."""
-    assert set(unseen_phrases()) == {"skill", "contrast", "critique"} and not set(unseen_phrases()) & set(phrases())
+    assert {"skill", "contrast", "critique"} <= set(unseen_phrases()) and not set(unseen_phrases()) & set(phrases())
     for kind, pools in unseen_phrases().items():
         both = [*pools["trained"], *pools["heldout"]]
         assert all(text.count("{text}") == 1 for text in both) and len(set(both)) == len(both)
