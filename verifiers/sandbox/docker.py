@@ -35,6 +35,8 @@ RULES_FD = 200
 """Where a container keeps its Landlock rule set until its runner restricts itself."""
 MEMORY, PROCESSES = "1g", 64
 LOOK_SECONDS = 60.0
+GONE = (404, 409)
+"""What the engine answers about a container that somebody else has removed, or is just removing."""
 
 
 def image() -> str:
@@ -152,8 +154,11 @@ def _reason(error: BaseException) -> str:
 def _remove(container: Any) -> None:
     import docker
 
-    with contextlib.suppress(docker.errors.NotFound):
+    try:
         container.remove(force=True)
+    except docker.errors.APIError as error:
+        if error.status_code not in GONE:
+            raise
 
 
 class Docker:
@@ -188,7 +193,7 @@ class Docker:
                 return f"the Docker engine fails: {error}"
         try:
             python = self._connected()
-        except (SandboxError, TimeoutError) as error:
+        except (SandboxError, TimeoutError, docker.errors.DockerException) as error:
             return f"the image {image()} cannot be used: {error or 'its Python does not answer'}"
         return _unfit(python)
 
@@ -212,7 +217,8 @@ class Docker:
             if self._background is None:
                 self._client = docker.from_env(timeout=60)
                 self._background = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="containers")
-                for container in self._client.containers.list(all=True, filters={"label": LABEL}):
+                # Other processes remove theirs meanwhile: one that is gone between listing and looking is no error.
+                for container in self._client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True):
                     if not alive(container.labels.get(LABEL, "")):
                         _remove(container)
                 atexit.register(self.close)
