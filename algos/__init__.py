@@ -35,6 +35,7 @@ for _name, _target in {
     "score": "sdgym.algos.score:Score",
     "rerest": "sdgym.algos.rerest:ReReST",
     "pu_rl": "sdgym.algos.pu_rl:PURL",
+    "pu_pairs": "sdgym.algos.pu_pairs:PUPairs",
     "bstar": "sdgym.algos.bstar:BStar",
     "revise": "sdgym.algos.revise:Revise",
     "sgs": "sdgym.algos.sgs:SGS",

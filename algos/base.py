@@ -218,6 +218,13 @@ class Algorithm:
         """Whether a finished group is kept (dynamic sampling); discarded tokens are charged all the same."""
         return True
 
+    def confidence(self, rows: Sequence[Trajectory], context: AnnotateContext) -> np.ndarray | None:
+        """Return how much the vote of each evaluation row counts, ``[N]``; None for a method without a vote of its own.
+
+        Where there is one, evaluations report ``vote@k`` beside ``maj@k``.
+        """
+        return None
+
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Raise :class:`sdgym.errors.ConfigError` for what cannot work, before the first rollout.
 

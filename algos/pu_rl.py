@@ -2,7 +2,8 @@
 
 Paper: arXiv 2601.20687 (abstract and an index page).   One anchor per task, N samples, self-ranking given the anchor, then preferences.
     s_i = mean_t log π(y_i,t | x, anchor, y_i,<t),   r_i = (rank of s_i in its group − 1) / (N − 1),   then GRPO on r
-Status: reconstruction of the listwise form only. Unknown: the ranking prompt, the map from a list to advantages, every hyper-parameter.
+The pairwise form (DPO) is ``pu_pairs.py``.
+Status: reconstruction. Unknown: the ranking prompt, the map from a list to advantages, every hyper-parameter.
 Deviations: 1. Ranks come from likelihoods under the anchor, not from a ranking that the policy writes. 2. The anchor is the task's
 reference solution, in place of a black-box teacher's answer. 3. ``reward: score`` uses s_i itself. The world's reward is never
 read by the objective; ``algo/order`` says how often the ranking puts a right answer above a wrong one, which is what the method lives on.
@@ -10,6 +11,7 @@ read by the objective; ``algo/order`` says how often the ranking puts a right an
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,10 +20,11 @@ import numpy as np
 from sdgym.algos.advantages import advantages
 from sdgym.algos.base import AnnotateContext, Batch
 from sdgym.algos.conditioning import Reference
+from sdgym.algos.conditioning.base import Conditioner
 from sdgym.algos.grpo import GRPO, GRPOConfig
 from sdgym.algos.opsd import reference_of
 from sdgym.algos.settings import ContextSettings
-from sdgym.core import LossTerm, Trajectory
+from sdgym.core import LossTerm, Trajectory, Weights
 from sdgym.errors import ConfigError
 
 
@@ -50,13 +53,7 @@ class PURL(GRPO):
 
     def annotate(self, batch: Batch, context: AnnotateContext) -> list[LossTerm]:
         """Rank the samples of every group, then return GRPO's term."""
-        views = self.conditioners[0].views(batch, context)
-        anchored = [i for i, found in enumerate(views) if found]
-        scores = iter(context.score([view for i in anchored for view in views[i] or ()]))
-        values = np.full(len(batch.rows), np.nan)
-        for i in anchored:
-            values[i] = float(np.concatenate([next(scores).logprobs for _ in views[i] or ()]).mean())
-        context.report("order", order(batch.rows, batch.groups, values))
+        values = anchored(self.conditioners[0], batch, context)
         if self.config.reward == "rank":
             values = ranked(values, batch.groups)
         turns = max((len(row.actions) for row in batch.rows), default=1)
@@ -77,6 +74,18 @@ class PURL(GRPO):
         super().validate(env, settings)
         if not reference_of(env):
             raise ConfigError(f"pu_rl needs an anchor answer, which the tasks of {env.env_id} do not have: use grpo (reward)")
+
+
+def anchored(conditioner: Conditioner, batch: Batch, context: AnnotateContext, weights: Weights = "teacher") -> np.ndarray:
+    """Return every row's mean log-prob where ``weights`` read the anchor, ``[N]``, NaN where they cannot; report ``order``."""
+    views = [found and [dataclasses.replace(view, weights=weights) for view in found] for found in conditioner.views(batch, context)]
+    told = [i for i, found in enumerate(views) if found]
+    scores = iter(context.score([view for i in told for view in views[i] or ()]))
+    values = np.full(len(batch.rows), np.nan)
+    for i in told:
+        values[i] = float(np.concatenate([next(scores).logprobs for _ in views[i] or ()]).mean())
+    context.report("order", order(batch.rows, batch.groups, values))
+    return values
 
 
 def ranked(values: np.ndarray, groups: Sequence[Sequence[int]]) -> np.ndarray:

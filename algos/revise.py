@@ -4,9 +4,11 @@ Paper: arXiv 2502.14565 (notes).   After y the policy says a phrase [refine], or
     stage 1, verify:   y wrong: [refine] ≻ end;   y right: end ≻ [refine]
     stage 2, correct:  behind x ∥ y_wrong ∥ [refine]:  a right answer ≻ a wrong one
     L = −log π(preferred) + .1·DPO(preferred ≻ other),  reference = the policy at the end of the stage before
+    inference: of N answers, refined where the policy wanted it, the one with the largest Σ π(end) / (π(end) + π([refine])) wins
 Status: reconstruction. Deviations: 1. [refine] is a phrase, not a new token. 2. Pairs come from the batch's own rollouts: the right and
 the wrong answer of stage 2 are siblings of y. 3. Stages last a set number of steps; stage 1's pairs stay in stage 2, so that the policy
-does not forget to stop. 4. Confidence-weighted voting is a matter of inference and not part of training. 5. β of DPO is not known.
+does not forget to stop. 4. The vote is over the samples of an evaluation; the notes give no formula for the confidence. 5. β of DPO
+is not known.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ import numpy as np
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from sdgym.algos.base import Algorithm, AnnotateContext, Batch, Phase, TeacherWeightsSpec
-from sdgym.algos.conditioning.revision import attempt_ids
 from sdgym.algos.losses import NLLLoss, PolicyGradientLoss
 from sdgym.algos.pairs import Pair, preference_items
 from sdgym.algos.settings import UpdateSettings
+from sdgym.algos.stopping import confidences, continuation, refine_ids, said, stop_or_refine
 from sdgym.algos.terms import make_term, usable_rows
-from sdgym.core import LossItem, LossTerm, ScoringView
+from sdgym.core import LossItem, LossTerm, Trajectory
 from sdgym.errors import ConfigError
 
 
@@ -76,23 +78,21 @@ class Revise(Algorithm):
 
     def verdicts(self, batch: Batch, context: AnnotateContext) -> list[Pair]:
         """Return stage 1's pairs: what should follow each answer, against what should not."""
-        refine, end, pairs = context.chat.encode_text(f"\n\n{self.config.phrase}\n\n"), np.array(context.chat.end_ids[:1], np.int64), []
+        pairs: list[Pair] = []
         for i in self._single(batch):
-            prefix = self._said(batch, i, context)
-            stay, go = _view(i, prefix, end), _view(i, prefix, refine)
-            if len(prefix) + len(refine) <= context.max_context:
-                pairs.append((stay, go) if batch.rows[i].success else (go, stay))
+            if found := stop_or_refine(i, batch.rows[i], self.config.phrase, context):
+                pairs.append(found if batch.rows[i].success else found[::-1])
         return pairs
 
     def corrections(self, batch: Batch, context: AnnotateContext) -> list[Pair]:
         """Return stage 2's pairs: behind a wrong answer and [refine], the group's first right answer against another wrong one."""
-        pairs, refine, usable = [], context.chat.encode_text(f"\n\n{self.config.phrase}\n\n"), set(self._single(batch))
+        pairs, refine, usable = [], refine_ids(self.config.phrase, context), set(self._single(batch))
         for group in batch.groups:
             right = [i for i in group if i in usable and batch.rows[i].success]
             wrong = [i for i in group if i in usable and not batch.rows[i].success]
             for k, i in enumerate(wrong if right and len(wrong) > 1 else []):
-                prefix = np.concatenate([self._said(batch, i, context), refine])
-                sides = [_view(i, prefix, batch.rows[j].action_ids()) for j in (right[0], wrong[(k + 1) % len(wrong)])]
+                prefix = np.concatenate([said(batch.rows[i], context), refine])
+                sides = [continuation(i, prefix, batch.rows[j].action_ids()) for j in (right[0], wrong[(k + 1) % len(wrong)])]
                 if max(len(view.sequence()[0]) for view in sides) <= context.max_context:
                     pairs.append((sides[0], sides[1]))
         return pairs
@@ -100,9 +100,9 @@ class Revise(Algorithm):
     def _single(self, batch: Batch) -> list[int]:
         return [i for i in usable_rows(batch, drop_truncated=True) if len(batch.rows[i].actions) == 1]
 
-    def _said(self, batch: Batch, i: int, context: AnnotateContext) -> np.ndarray:
-        segment = batch.rows[i].segments[0]
-        return np.concatenate([segment.ids[: segment.prompt_length], attempt_ids(batch.rows[i], context.chat.end_ids)])
+    def confidence(self, rows: Sequence[Trajectory], context: AnnotateContext) -> np.ndarray:
+        """Return the weight of each answer's vote: how sure the policy is that it may stop there, ``[N]``."""
+        return confidences(rows, self.config.phrase, context)
 
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Refuse several turns, and a run that ends before it corrects."""
@@ -111,8 +111,3 @@ class Revise(Algorithm):
             raise ConfigError(f"revise adds a second answer to one turn, and {env.env_id} has {turns} turns: use grpo")
         if settings.get("steps", steps + 1) <= steps:
             raise ConfigError(f"revise verifies for stage_steps={steps} steps first, so steps={settings['steps']} is too few")
-
-
-def _view(row: int, prefix: np.ndarray, tokens: np.ndarray) -> ScoringView:
-    size = len(tokens)
-    return ScoringView(row, prefix, tokens, np.ones(size, bool), np.full(size, -1, np.int64), provenance="rewritten", kind="pair")

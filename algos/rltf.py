@@ -8,8 +8,9 @@ c0 is the world's feedback, or the policy's own critique. The first-turn baselin
 A = 1 − p0, while a baseline of second turns leaves nothing.
 Status: reconstruction (notes and third-party code; the paper's body was not available).
 Deviations: 1. Feedback comes from the world or the policy itself, in the source from a model of 235 B. 2. FM's weight is not known.
-3. A failure about which nothing was said has no second turn and leaves every term. 4. The unbiased form with the ratio
-π(y1|x0)/π(y1|x1) is not offered; the source drops it for its variance. 5. Wording of the second user turn. 6. c0 includes the frame's wording.
+3. A failure about which nothing was said has no second turn and leaves every term. 4. Wording of the second user turn. 5. c0 includes
+the frame's wording. ``importance: sequence`` is SD's unbiased form, with the ratio π(y1|x0)/π(y1|x1) of whole answers, which the source
+drops for its variance; ``algo/effective`` says how much of the sample it leaves.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat
 
-from sdgym.algos.base import Algorithm, AnnotateContext, Batch, CollectContext, Phase
+from sdgym.algos.base import Algorithm, AnnotateContext, Batch, CollectContext, Phase, student_views
 from sdgym.algos.conditioning.verdict import gives_feedback
 from sdgym.algos.losses import NLLLoss, PolicyGradientLoss
 from sdgym.algos.second_turn import SecondTurn, environments_words, judged_item, own_critique, second_turns, turn_advantages
@@ -28,6 +29,8 @@ from sdgym.algos.settings import UpdateSettings
 from sdgym.algos.terms import build_items, make_term
 from sdgym.core import LossItem, LossTerm, Trajectory
 from sdgym.errors import ConfigError
+
+MAX_LOG_RATIO = 20.0
 
 
 class RLTFConfig(UpdateSettings):
@@ -38,6 +41,7 @@ class RLTFConfig(UpdateSettings):
         revision_weight: factor on SD's term. critique_weight: λ of FM's. policy_weight: factor on REINFORCE over both turns.
         baseline: whose mean reward SD subtracts.
         discount: γ, the first turn's share in the second turn's reward.
+        importance: ``none``, or the whole answer's ratio π(y1|x0)/π(y1|x1) on SD's advantages, taken at the start of the step.
     """
 
     critic: Literal["environment", "self"] = "environment"
@@ -46,6 +50,7 @@ class RLTFConfig(UpdateSettings):
     policy_weight: NonNegativeFloat = 0.1
     baseline: Literal["first_turn", "second_turn"] = "first_turn"
     discount: float = Field(default=1.0, ge=0.0, le=1.0)
+    importance: Literal["none", "sequence"] = "none"
 
 
 class RLTF(Algorithm):
@@ -58,6 +63,8 @@ class RLTF(Algorithm):
 
     def __init__(self, config: RLTFConfig) -> None:
         super().__init__(config)
+        if config.importance != "none" and config.epochs * config.minibatches > 1:
+            raise ConfigError("rltf's importance ratios hold for one update per batch: use epochs=1 and minibatches=1")
         self.pairs: list[SecondTurn] = []
 
     @property
@@ -80,25 +87,29 @@ class RLTF(Algorithm):
         context.report("signal", float(np.mean(distilled != 0)) if pairs else 0.0)
         terms: list[LossTerm] = []
         if c.revision_weight:
+            distilled = distilled * (self._ratios(batch, context) if c.importance == "sequence" else 1.0)
             items = [judged_item(pair.single_turn_view(batch), a) for pair, a in zip(pairs, distilled, strict=True)]
             terms += make_term("revision", reinforce, items, batch, c, c.revision_weight)
         if c.policy_weight:
-            for name, of_turn, rows in (
-                ("first_turn", first, [p.first for p in pairs]),
-                ("second_turn", second, [p.second for p in pairs]),
-            ):
+            turns = (("first_turn", first, [p.first for p in pairs]), ("second_turn", second, [p.second for p in pairs]))
+            for name, of_turn, rows in turns:
                 spread = np.zeros((len(batch.rows), 1))
                 spread[rows, 0] = of_turn
                 items = build_items(batch, context, rows, advantage=spread, ratios=False)
                 terms += make_term(name, reinforce, items, batch, c, c.policy_weight)
         if c.critique_weight:
-            told = [
-                LossItem(view, np.ones(len(view.token_ids), np.float32)) for p in pairs if (view := p.words_view(batch)).loss_mask.any()
-            ]
-            terms += make_term(
-                "critique", NLLLoss(), told, batch, c.model_copy(update={"aggregation": "token_mean_global"}), c.critique_weight
-            )
+            views = [view for p in pairs if (view := p.words_view(batch)).loss_mask.any()]
+            told = [LossItem(view, np.ones(len(view.token_ids), np.float32)) for view in views]
+            terms += make_term("critique", NLLLoss(), told, batch, UpdateSettings(aggregation="token_mean_global"), c.critique_weight)
         return terms
+
+    def _ratios(self, batch: Batch, context: AnnotateContext) -> np.ndarray:
+        """Return π(y1|x0)/π(y1|x1) of every second answer, ``[K]``, and report the share of the sample that they leave effective."""
+        views = [view for p in self.pairs for view in (p.single_turn_view(batch), *student_views(batch, p.second))]
+        sums = np.array([scores.logprobs.sum(dtype=np.float64) for scores in context.score(views)]).reshape(-1, 2)
+        ratios = np.exp(np.clip(sums[:, 0] - sums[:, 1], -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        context.report("effective", float(ratios.sum() ** 2 / (len(ratios) * (ratios**2).sum())) if len(ratios) else 0.0)
+        return ratios
 
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Refuse several turns, and a world without words where they are needed."""

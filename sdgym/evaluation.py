@@ -15,6 +15,8 @@ from sdgym.rollout import Job, RolloutDriver
 from sdgym.seeding import derive
 from sdgym.stats import pass_at_k
 
+ELSEWHERE = "@"  # between split and world, in the records of worlds that a run was not trained in
+
 
 @dataclasses.dataclass(frozen=True)
 class ItemResult:
@@ -96,13 +98,35 @@ class EvalReport:
         return [item for item in self.items if item.samples]
 
 
-def majority_success(rows: Sequence[Trajectory], key: Callable[[Trajectory], str]) -> float:
-    """Return the success of the answer given most often; tied answers count equally. NaN without rows."""
-    votes: dict[str, list[bool]] = {}
-    for row in rows:
-        votes.setdefault(key(row), []).append(row.success)
-    most = max((len(v) for v in votes.values()), default=0)
-    return _mean([sum(v) / len(v) for v in votes.values() if len(v) == most])
+def majority_success(rows: Sequence[Trajectory], key: Callable[[Trajectory], str], weights: Sequence[float] | None = None) -> float:
+    """Return the success of the answer with the most votes; tied answers count equally. NaN without rows.
+
+    Args:
+        rows: of one task.
+        key: what counts as a row's answer.
+        weights: of each row's vote; None counts heads (maj@k).
+    """
+    votes: dict[str, list[tuple[float, bool]]] = {}
+    for row, weight in zip(rows, weights if weights is not None else [1.0] * len(rows), strict=True):
+        votes.setdefault(key(row), []).append((weight, row.success))
+    totals = {answer: math.fsum(weight for weight, _ in found) for answer, found in votes.items()}
+    most = max(totals.values(), default=0.0)
+    return _mean([_mean([float(right) for _, right in votes[answer]]) for answer, total in totals.items() if total == most])
+
+
+def weighted_vote(rows: Sequence[Trajectory], samples: int, key: Callable[[Trajectory], str], weights: np.ndarray) -> float:
+    """Return vote@k: the mean over tasks of the success of the answer with the largest sum of ``weights [N]``.
+
+    Args:
+        rows: ``samples`` consecutive ones per task; those that do not count have no vote.
+        samples: k.
+        key, weights: see :func:`majority_success`.
+    """
+    found = []
+    for start in range(0, len(rows), samples):
+        mine = [i for i in range(start, start + samples) if rows[i].usable]
+        found.append(majority_success([rows[i] for i in mine], key, [float(weights[i]) for i in mine]))
+    return _mean(found)
 
 
 def final_answer(row: Trajectory) -> str:
@@ -162,6 +186,11 @@ def run_evaluation(
 def eval_tasks(env: Any, split: str, seed: int, count: int) -> list[Task]:
     """Return ``count`` tasks of ``split``: a function of the environment, ``split`` and ``seed`` alone."""
     return list(env.tasks(split, derive(seed, "evaluation-tasks") >> 16, count))
+
+
+def retained(report: EvalReport, label: str) -> EvalReport:
+    """Return a report on a world that was not trained in, under a split of its own: ``test@label``."""
+    return dataclasses.replace(report, split=f"{report.split}{ELSEWHERE}{label}")
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -131,8 +131,8 @@ class Learner:
 
     # ---- scoring without gradient ---------------------------------------------------------------
 
-    def score(self, views: Sequence[ScoringView]) -> list[ViewScores]:
-        """Return log-probs and entropies of ``views``, in order, without gradient; charged to the ledger."""
+    def score(self, views: Sequence[ScoringView], charge: bool = True) -> list[ViewScores]:
+        """Return log-probs and entropies of ``views``, in order, without gradient; charged to the ledger unless it is for an evaluation."""
         found: dict[int, ViewScores] = {}
         for weights in ("policy", "teacher"):
             chosen = [i for i, view in enumerate(views) if view.weights == weights]
@@ -146,7 +146,8 @@ class Learner:
                 for index, start, stop in batch.sequences:
                     found[chosen[index]] = ViewScores(logprobs[start:stop], entropy[start:stop])
                 models = len(self.teacher.mixture()) if weights == "teacher" else 1
-                self._charge_scoring(weights, len(logprobs), batch.tokens * models)
+                if charge:
+                    self._charge_scoring(weights, len(logprobs), batch.tokens * models)
         reshard(self.module)
         merged = {index: scores for part in self.world.gather(found) for index, scores in part.items()}
         nothing = ViewScores(np.zeros(0, np.float32), np.zeros(0, np.float32))

@@ -17,8 +17,9 @@ from sdgym.algos.pairs import preference_items
 from sdgym.algos.presets import build_algorithm
 from sdgym.chat import ChatFormat
 from sdgym.checkpoint import decode, encode
-from sdgym.core import LossTerm, Task, Trajectory
+from sdgym.core import LossTerm, Outcome, Task, Trajectory
 from sdgym.errors import ConfigError
+from sdgym.evaluation import final_answer, majority_success, weighted_vote
 from sdgym.testing.objective import BagModel, Interpreter, group_rows, scripted_row, scripted_task
 from sdgym.testing_engine import LettersEnv
 from sdgym.testing_policy import small_tokenizer
@@ -169,6 +170,38 @@ def test_stages_and_the_whole_objective() -> None:
     for got, want in zip(INTERPRETER.gradient(terms), torch.autograd.grad(total, POLICY.parameters), strict=True):
         np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
     assert math.isfinite(INTERPRETER.objective(terms).item())
+
+
+def test_confidence_is_the_share_of_stopping_behind_the_answer() -> None:
+    algorithm, found = build_algorithm("revise"), batch()
+    context = INTERPRETER.context(CHAT)
+    end, refine = np.array(CHAT.end_ids[:1]), CHAT.encode_text("\n\nThat was wrong. Let me fix it.\n\n")
+    want = []
+    for row in found.rows:
+        prefix = row.segments[0].ids[:-1]  # the turn still open
+        stop, go = (float(logp(prefix, tokens).detach()) for tokens in (end, refine))
+        want.append(math.exp(stop) / (math.exp(stop) + math.exp(go)))
+    got = algorithm.confidence(found.rows, context)
+    np.testing.assert_allclose(got, want, atol=1e-6)
+    assert build_algorithm("grpo").confidence(found.rows, context) is None
+    narrow = dataclasses.replace(context, max_context=len(found.rows[0].segments[0].ids))
+    assert (algorithm.confidence(found.rows, narrow) == 0.5).all(), "no opinion where the phrase does not fit"
+
+
+def test_votes_by_hand() -> None:
+    """Two hesitant wrong answers against a sure right one: heads say wrong, confidences right; equal weights are the majority."""
+    rows = rows_of(TASK, ["7", "is 5", "is 5"])
+    assert majority_success(rows, final_answer) == 0.0
+    assert majority_success(rows, final_answer, [0.9, 0.4, 0.4]) == 1.0
+    assert majority_success(rows, final_answer, [0.8, 0.4, 0.4]) == 0.5, "a tie"
+    rng = np.random.Generator(np.random.PCG64(0))
+    for _ in range(50):
+        drawn = rows_of(TASK, [["7", "is 7", "5", "6", "no"][int(i)] for i in rng.integers(0, 5, 6)])
+        assert majority_success(drawn, final_answer, [0.3] * 6) == majority_success(drawn, final_answer)
+        assert majority_success(drawn[::-1], final_answer, [0.3] * 6) == majority_success(drawn, final_answer)
+    lost = [*rows, *rows_of(OTHER, ["6", "no", "no"])]
+    lost[4] = dataclasses.replace(lost[4], outcome=Outcome.INFRA_ERROR, reward=None)
+    assert weighted_vote(lost, 3, final_answer, np.array([0.9, 0.4, 0.4, 0.6, 0.9, 0.5])) == 1.0, "a row that does not count has no vote"
 
 
 def test_revise_refuses() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdgym.algos.base import AnnotateContext, Batch, CollectContext
+from sdgym.algos.base import AnnotateContext, Batch, CollectContext, student_views
 from sdgym.algos.presets import build_algorithm
 from sdgym.algos.rltf import RLTF
 from sdgym.algos.second_turn import conversation, environments_words, turn_advantages
@@ -177,3 +177,64 @@ async def _silent(action: str) -> Any:
     from sdgym.text_env import Response
 
     return Response("", 0.0, True, Outcome.WRONG)
+
+
+def answers_of_one_token(batch: Batch, algorithm: RLTF, chosen: Sequence[int]) -> list[Batch]:
+    """The batch with the first pair's second answer replaced by each token of ``chosen``, judged by whether it is even."""
+    pair, out = algorithm.pairs[0], []
+    row, old = batch.rows[pair.second], batch.rows[pair.second].segments[0]
+    for token in chosen:
+        ids = np.append(old.ids[: old.prompt_length], token)
+        segment = dataclasses.replace(
+            old, ids=ids, action_mask=np.arange(len(ids)) >= old.prompt_length, logprobs=np.zeros(len(ids), np.float32)
+        )
+        swapped = dataclasses.replace(row, segments=[segment], reward=float(token % 2 == 0))
+        out.append(Batch([swapped if i == pair.second else r for i, r in enumerate(batch.rows)], batch.groups))
+    return out
+
+
+@pytest.mark.parametrize("importance", ["sequence", "none"])
+def test_the_ratio_makes_the_second_turn_an_unbiased_gradient_of_the_first(importance: str) -> None:
+    """§5.9 g, by enumeration: Σ_y π(y|x1)·ρ(y)·(R(y) − b)·∇log π(y|x0) is ∇E_{y~π(·|x0)}[R]; without ρ it is not."""
+    algorithm = build_algorithm("rltf_sd", {"importance": importance, "policy_weight": 0.0})
+    batch = revised(algorithm, Draws(["7 or 6", "9"]))
+    pair = algorithm.pairs[0]
+    x0, x1 = (batch.rows[i].segments[0] for i in (pair.first, pair.second))
+    size = POLICY.parameters[0].shape[0]
+    end = np.arange(size)
+
+    def distribution(prompt: np.ndarray) -> torch.Tensor:
+        return POLICY.logits(np.append(prompt, 0), np.array([len(prompt)]))[0].log_softmax(-1)
+
+    algorithm.pairs = [pair]
+    here, there = distribution(x0.ids[: x0.prompt_length]), distribution(x1.ids[: x1.prompt_length]).detach().exp()
+    found = [torch.zeros_like(p) for p in POLICY.parameters]
+    chosen = np.flatnonzero((there > 1e-7).numpy())  # the rest weighs less than the tolerance
+    for token, one in zip(chosen, answers_of_one_token(batch, algorithm, chosen), strict=True):
+        terms = algorithm.annotate(one, LIVE.context(CHAT))
+        for total, part in zip(found, LIVE.gradient(terms) if terms else found, strict=True):
+            total -= there[token] * torch.as_tensor(part)
+    even = torch.from_numpy(end % 2 == 0)
+    want = torch.autograd.grad((here.exp() * even).sum(), POLICY.parameters)
+    errors = [float((a - b).norm() / b.norm()) for a, b in zip(found, want, strict=True)]
+    assert max(errors) < 1e-4 if importance == "sequence" else min(errors) > 0.1, errors
+
+
+def test_ratios_are_of_whole_answers_and_hold_for_one_update() -> None:
+    algorithm, seen = build_algorithm("rltf_sd", {"importance": "sequence"}), dict[str, float]()
+    batch = revised(algorithm, Draws(["7 or 6", "9", "6", "5"]))
+    plain = build_algorithm("rltf_sd")
+    plain.pairs = algorithm.pairs
+    context = dataclasses.replace(LIVE.context(CHAT), report=seen.__setitem__)
+    weighted, bare = ({t.name: t for t in a.annotate(batch, context)}["revision"].items for a in (algorithm, plain))
+    ratios = []
+    for pair in algorithm.pairs:
+        views = pair.single_turn_view(batch), student_views(batch, pair.second)[0]
+        a, b = (float(POLICY.logprobs(*view.sequence()).sum().detach()) for view in views)
+        ratios.append(np.exp(a - b))
+    for item, old, ratio in zip(weighted, bare, ratios, strict=True):
+        np.testing.assert_allclose(item.advantage, old.advantage * ratio, rtol=1e-5)
+    r = np.array(ratios)
+    assert len({round(x, 6) for x in ratios}) == len(ratios) and seen["effective"] == pytest.approx(r.sum() ** 2 / (len(r) * (r**2).sum()))
+    with pytest.raises(ConfigError, match="one update per batch"):
+        build_algorithm("rltf_sd", {"importance": "sequence", "epochs": 2})

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import sdgym  # noqa: F401  (registers the worlds)
-from sdgym.algos.base import Batch
+from sdgym.algos.base import Batch, student_views
 from sdgym.algos.presets import build_algorithm
+from sdgym.algos.pu_pairs import extremes
 from sdgym.algos.pu_rl import order, ranked
 from sdgym.algos.score import shaped
 from sdgym.chat import ChatFormat
@@ -201,6 +202,42 @@ def test_pu_rl_is_grpo_on_the_anchored_ranking_and_never_reads_the_reward() -> N
     flipped = group_rows([dataclasses.replace(r, reward=1.0 - (r.reward or 0.0), turn_rewards=[0.3]) for r in batch.rows])
     again = build_algorithm("pu_rl").annotate(flipped, INTERPRETER.context(CHAT))
     assert all(np.array_equal(a.advantage, b.advantage) for a, b in zip(terms[0].items, again[0].items, strict=True))
+
+
+def test_pu_pairs_is_dpo_on_the_extremes_of_the_ranking_and_never_reads_the_reward() -> None:
+    batch, seen = attempts(), dict[str, float]()
+    algorithm = build_algorithm("pu_pairs", {"beta": 0.7})
+    context = dataclasses.replace(INTERPRETER.context(CHAT), report=seen.__setitem__)
+    terms = algorithm.annotate(batch, context)
+    views = [v and dataclasses.replace(v[0], weights="policy") for v in algorithm.conditioners[0].views(batch, context)]
+    scores = np.array([POLICY_OR_START(v) for v in views])
+    total = torch.zeros((), dtype=torch.float64)
+    for group in batch.groups:
+        sides = []
+        for i in (max(group, key=scores.__getitem__), min(group, key=scores.__getitem__)):
+            (view,) = student_views(batch, i)
+            now, start = (model.logprobs(*view.sequence()).sum() for model in (POLICY, START))
+            sides.append(now - start.detach())
+        total = total - torch.nn.functional.logsigmoid(0.7 * (sides[0] - sides[1])) / len(batch.groups)
+    for got, want in zip(INTERPRETER.gradient(terms), torch.autograd.grad(total, POLICY.parameters), strict=True):
+        np.testing.assert_allclose(got, want.numpy(), atol=1e-5)  # advantages are float32
+    assert seen["order"] == order(batch.rows, batch.groups, scores) and seen["pairs"] == 1 and algorithm.teacher_weights.kind == "frozen"
+    flipped = group_rows([dataclasses.replace(r, reward=1.0 - (r.reward or 0.0), turn_rewards=[0.3]) for r in batch.rows])
+    again = build_algorithm("pu_pairs", {"beta": 0.7}).annotate(flipped, INTERPRETER.context(CHAT))
+    assert all(np.array_equal(a.advantage, b.advantage) for a, b in zip(terms[0].items, again[0].items, strict=True))
+
+
+def test_a_pair_needs_two_different_samples() -> None:
+    batch = attempts()
+    assert [(a.row, b.row) for a, b in extremes(batch, np.array([1.0, np.nan, -1.0, 2.0, 2.0]))] == [(0, 2)]
+    twins = group_rows([scripted_row(CHAT, TASK, i, ["7"], [1.0]) for i in range(3)])
+    assert extremes(twins, np.array([0.0, 1.0, 2.0])) == []
+    with pytest.raises(ConfigError, match="one update per batch"):
+        build_algorithm("pu_pairs", {"epochs": 2})
+    with pytest.raises(ConfigError, match="2 turns"):
+        build_algorithm("pu_pairs").validate(LettersEnv(turns=2), {})
+    with pytest.raises(ConfigError, match="group_size"):
+        build_algorithm("pu_pairs").validate(LettersEnv(), {"group_size": 1})
 
 
 def POLICY_OR_START(view: Any) -> float:
