@@ -68,10 +68,11 @@ class ChatFormat:
         A template that cannot show tools, or cannot tell a tool's answer from other text, leaves the format as it is:
         messages of role ``tool`` then reach the model as one message of the user.
         """
-        if not tools or not self.speaks_tools:
+        wanted = tuple(tools) if tools and self.speaks_tools else ()
+        if wanted == self.tools:
             return self
         shown = ChatFormat(self.tokenizer, self.enable_thinking, self.end_ids)
-        shown.tools = tuple(tools)
+        shown.tools = wanted
         return shown
 
     @functools.cached_property

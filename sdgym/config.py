@@ -47,6 +47,12 @@ class EnvConfig(Section):
     def _gather(cls, value: Any) -> Any:
         return _gather(value, "id", "kwargs")
 
+    @property
+    def label(self) -> str:
+        """The id and, in brackets, what makes it another world than that of the id alone: names it in metrics and records."""
+        told = [f"{key}={value}" for key, value in sorted(self.kwargs.items()) if key != "split" and (key, value) != ("level", "tiny")]
+        return f"{self.id}[{','.join(told)}]" if told else self.id
+
 
 def _gather(value: Any, main: str, rest: str) -> Any:
     """Turn ``"name"`` into a mapping and move the keys beside ``main`` into ``rest``."""
@@ -151,6 +157,9 @@ class EvalConfig(Section):
         samples: rollouts per task at ``temperature``, beside one greedy rollout.
         test_tasks: tasks of ``test`` at the end; 0 skips it.
         seed: of tasks and sampling noise, separate from the run's seed so that runs are paired.
+        retention: worlds that are not trained in (ids, or mappings of ``id`` and what they are made with): at the end as many
+            ``test`` tasks of each are played with the world's own limit of tokens. The run's own world is left out, so that all
+            runs of a comparison can name the same ones; ``test_tasks=0`` skips them too.
     """
 
     every: NonNegativeInt = 25
@@ -160,6 +169,15 @@ class EvalConfig(Section):
     temperature: float = Field(default=1.0, gt=0.0)
     test_tasks: NonNegativeInt = 128
     seed: NonNegativeInt = 0
+    retention: tuple[EnvConfig, ...] = ()
+
+    @pydantic.field_validator("retention")
+    @classmethod
+    def _distinct(cls, worlds: tuple[EnvConfig, ...]) -> tuple[EnvConfig, ...]:
+        names = [world.label for world in worlds]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"names a world twice: {', '.join(twice)}")
+        return worlds
 
 
 class CheckpointConfig(Section):
@@ -237,6 +255,11 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def untrained(self) -> tuple[EnvConfig, ...]:
+        """The worlds of ``eval.retention`` but the run's own."""
+        return tuple(world for world in self.eval.retention if world.label != self.env.label)
 
 
 def make_config(settings: Mapping[str, Any] | None = None) -> RunConfig:

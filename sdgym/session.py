@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -14,7 +15,8 @@ import numpy as np
 from sdgym.adapters import add_lora
 from sdgym.algos.base import TeacherWeightsSpec
 from sdgym.algos.presets import build_algorithm
-from sdgym.config import RunConfig
+from sdgym.chat import ChatFormat
+from sdgym.config import EnvConfig, RunConfig
 from sdgym.core import Task, Trajectory
 from sdgym.errors import ConfigError, DataError, SdgymError, UnknownNameError
 from sdgym.generation.base import Sample, Sampler, SamplingParams
@@ -128,22 +130,38 @@ class Session:
         self.policy.chat = self.policy.chat.with_tools(getattr(self.env.unwrapped, "tools", None))
         if config.lora.rank:
             add_lora(self.policy, config.lora, config.seed)
-        self._check_prompt()
+        self._check_prompt(self.env, self.policy.chat, self.split)
         self.ledger = Ledger(parameters=sum(p.numel() for p in self.policy.model.parameters()))
         self.sampler = self._sampler()
-        self.driver = SharedDriver(
-            self.world, lambda: make_env(config.env.id, **kwargs), self.policy.chat, self.sampler, self.ledger, config.seed, config.max_live
-        )
+        self.driver = self._driver(config.env.id, kwargs, self.policy.chat)
+        for world in config.untrained:
+            with self.elsewhere(world) as (env, driver):
+                self._check_prompt(env, driver.chat, "test")  # what cannot work is told now, not at the end of the run
         self.teacher = make_teacher(self.policy, self.algorithm.teacher_weights or TeacherWeightsSpec(), self.device)
         self.learner = self._learner()
 
-    def _check_prompt(self) -> None:
+    @contextlib.contextmanager
+    def elsewhere(self, world: EnvConfig) -> Iterator[tuple[Any, RolloutDriver]]:
+        """Take the policy as it is to another world: yields an instance that makes ``test`` tasks, and a driver."""
+        kwargs = {**world.kwargs, "split": "test"}
+        env = make_env(world.id, **kwargs)
+        try:
+            with self._driver(world.id, kwargs, self.policy.chat.with_tools(getattr(env.unwrapped, "tools", None))) as driver:
+                yield env, driver
+        finally:
+            env.close()
+
+    def _driver(self, env_id: str, kwargs: Mapping[str, Any], chat: ChatFormat) -> RolloutDriver:
+        seed, live = self.config.seed, self.config.max_live
+        return SharedDriver(self.world, lambda: make_env(env_id, **kwargs), chat, self.sampler, self.ledger, seed, live)
+
+    def _check_prompt(self, env: Any, chat: ChatFormat, split: str) -> None:
         """Refuse at once a model whose context cannot hold a task and an answer."""
-        task = next(iter(self.env.unwrapped.tasks(self.split, 0, 1)))
-        length = len(self.policy.chat.prompt_ids(list(task.messages)))
+        task = next(iter(env.unwrapped.tasks(split, 0, 1)))
+        length = len(chat.prompt_ids(list(task.messages)))
         if length >= self.policy.context_limit:
             raise DataError(
-                f"a task of {self.config.env.id!r} needs {length} prompt tokens and the context of {self.config.model!r} holds "
+                f"a task of {env.spec.id!r} needs {length} prompt tokens and the context of {self.config.model!r} holds "
                 f"{self.policy.context_limit}: take a lower level or another model"
             )
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import threading
@@ -237,12 +238,13 @@ class Console:
 def tracker_metrics(line: Mapping[str, Any], trackers: Sequence[str]) -> dict[str, Any]:
     """Return what trackers are told of a line of the metric log: finite numbers.
 
-    MLflow takes no ``@`` in a name, and its file store no name that goes on where another ends: ``a/b@4/c`` becomes ``a/b_at_4.c``.
+    MLflow takes neither ``@`` nor brackets in a name, and its file store no name that goes on where another ends: ``a/b@4/c``
+    becomes ``a/b_at_4.c``.
     """
     numbers = {key: value for key, value in line.items() if math.isfinite(value)}
     if "mlflow" not in trackers:
         return numbers
-    parts = {key: key.replace("@", "_at_").split("/") for key in numbers}
+    parts = {key: re.sub(r"[^\w. /-]", "_", key.replace("@", "_at_")).split("/") for key in numbers}
     return {"/".join([head, *([".".join(rest)] if rest else [])]): numbers[key] for key, (head, *rest) in parts.items()}
 
 

@@ -18,14 +18,14 @@ from sdgym.buffer import RolloutBuffer
 from sdgym.checkpoint import CheckpointStore, circumstances_now
 from sdgym.config import OptimizerConfig, RunConfig, dump_config
 from sdgym.core import LossTerm, Outcome, Task, Trajectory
-from sdgym.evaluation import EvalReport, answer_key, eval_tasks, run_evaluation
+from sdgym.evaluation import EvalReport, answer_key, eval_tasks, retained, run_evaluation
 from sdgym.files import unfinished
 from sdgym.generation.base import SamplingParams
 from sdgym.policy import Policy
 from sdgym.recording import Recorder
-from sdgym.rollout import Job
+from sdgym.rollout import Job, RolloutDriver
 from sdgym.seeding import derive, generator
-from sdgym.session import SecondPass, Session
+from sdgym.session import SecondPass, Session, turn_limit
 from sdgym.tracking import Interrupt, Progress, RunFolder, Silent, tracker_metrics
 
 
@@ -249,23 +249,41 @@ class Trainer:
     def _test_if_over(self) -> dict[str, float]:
         if self.step < self.total or not self.config.eval.test_tasks:
             return {}
-        return self._evaluate("test", self.config.eval.test_tasks, "test")
+        return {**self._evaluate("test", self.config.eval.test_tasks, "test"), **self._retention()}
 
     def _evaluate(self, split: str, count: int, prefix: str) -> dict[str, float]:
-        s, c, started = self.session, self.config.eval, time.monotonic()
-        report: EvalReport = run_evaluation(
-            s.driver,
-            eval_tasks(s.env.unwrapped, split, c.seed, count),
-            c.samples,
-            SamplingParams(temperature=c.temperature, max_tokens=s.sampling.max_tokens),
-            split=split,
-            seed=c.seed,
-            key=answer_key(s.env.unwrapped),
-            policy_version=s.learner.updates,
-        )
-        s.world.settle(s.ledger)
+        s, started = self.session, time.monotonic()
+        report = self._play(s.env.unwrapped, s.driver, s.sampling.max_tokens, split, count)
         self.folder.append("eval.jsonl", report.records(step=self.step))
         return {**report.metrics(prefix), f"time/{prefix}": time.monotonic() - started}
+
+    def _retention(self) -> dict[str, float]:
+        """Return success on the ``test`` tasks of the worlds that this run was not trained in."""
+        found: dict[str, float] = {}
+        started = time.monotonic()
+        for world in self.config.untrained:
+            with self.session.elsewhere(world) as (env, driver):
+                limit = turn_limit(env, str(getattr(env.unwrapped, "level", "")))
+                report = retained(self._play(env.unwrapped, driver, limit, "test", self.config.eval.test_tasks), world.label)
+            self.folder.append("eval.jsonl", report.records(step=self.step))
+            found[f"eval/retention/{world.label}"] = report.success
+        return {**found, "time/retention": time.monotonic() - started} if found else {}
+
+    def _play(self, world: Any, driver: RolloutDriver, max_tokens: int, split: str, count: int) -> EvalReport:
+        """Evaluate the policy as it is on ``count`` tasks of ``split`` of ``world``; charged as evaluation."""
+        c = self.config.eval
+        report: EvalReport = run_evaluation(
+            driver,
+            eval_tasks(world, split, c.seed, count),
+            c.samples,
+            SamplingParams(temperature=c.temperature, max_tokens=max_tokens),
+            split=split,
+            seed=c.seed,
+            key=answer_key(world),
+            policy_version=self.session.learner.updates,
+        )
+        self.session.world.settle(self.session.ledger)
+        return report
 
     def _log(self, metrics: Mapping[str, float]) -> None:
         """Write one line of the metric log, the ledger, and tell trackers and progress."""

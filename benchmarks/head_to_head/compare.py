@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdgym.benchmarks.head_to_head.details import Record
-from sdgym.benchmarks.head_to_head.display import Display, result_table
+from sdgym.benchmarks.head_to_head.display import Display, result_table, retention_table
 from sdgym.benchmarks.head_to_head.expand import expand
 from sdgym.benchmarks.head_to_head.lift import has_teacher, measure_lifts
 from sdgym.benchmarks.head_to_head.pace import core_hours, fit_steps
@@ -251,6 +251,8 @@ def conclude(record: Record, console: Console) -> Comparison:
     for block in found:
         console.print()
         console.print(result_table(block))
+        if (kept := retention_table(block)) is not None:
+            console.print(kept)
     for table in findings(folder):
         console.print()
         console.print(table)

@@ -110,6 +110,27 @@ def first_round(plan: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in plan if trial.index == 0]
 
 
+def retention_table(block: Block) -> Table | None:
+    """Return what each method kept in the worlds that it was not trained in; None where that was not measured."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from sdgym.report.tables import percent, points
+
+    title = f"Retention · trained in {block.env}, success on the test tasks of other worlds"
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", title_style="bold")
+    for name in ("method", "world"):
+        table.add_column(name)
+    for name in ("before", "after", "change", "n"):
+        table.add_column(name, justify="right")
+    for row in block.rows:
+        for kept in row.retention:
+            table.add_row(
+                row.arm, escape(kept.world), percent(kept.before.mean), percent(kept.after.mean), points(kept.change), str(kept.after.n)
+            )
+    return table if table.rows else None
+
+
 def result_table(block: Block) -> Table:
     """Return the closing table of one environment."""
     from rich.table import Table

@@ -66,7 +66,8 @@ def trial_seconds(settings: Mapping[str, Any], steps: int, pace: Pace) -> float:
     evaluation = settings["eval"]
     every = int(evaluation["every"]) or steps
     per_eval = int(evaluation["tasks"]) * (int(evaluation["samples"]) + 1)
-    test = int(evaluation["test_tasks"]) * (int(evaluation["samples"]) + 1)
+    worlds = 1 + len(evaluation.get("retention", ()))
+    test = worlds * int(evaluation["test_tasks"]) * (int(evaluation["samples"]) + 1)
     group = int(settings["group_size"] or 8)
     training = steps * int(settings["tasks_per_step"]) * group * (1.0 + UPDATE_COST)
     rollouts = training + (steps // every + 1) * per_eval + test

@@ -146,7 +146,8 @@ def _start(suite: Suite, world: World, policy: str, folder: pathlib.Path) -> _Ru
 
 def _summary(path: pathlib.Path) -> str:
     """Return one line about the records in ``path``."""
-    records: list[Mapping[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = path.read_text(encoding="utf-8").splitlines()
+    records: list[Mapping[str, Any]] = [record for line in lines if (record := json.loads(line))["split"] == "test"]
     report = report_from_records(records, "test")
     samples = max(item.samples for item in report.items)
     return f"success {report.success:.3f} at T=1, greedy {report.greedy:.3f}, maj@{samples} {report.majority:.3f}, on {len(records)} test tasks"

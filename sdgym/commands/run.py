@@ -14,7 +14,9 @@ from sdgym.commands import options as o
 from sdgym.files import replace_file
 
 if TYPE_CHECKING:
-    from sdgym.config import RunConfig
+    from collections.abc import Sequence
+
+    from sdgym.config import EnvConfig, RunConfig
     from sdgym.evaluation import EvalReport
 
 RECORDS = "eval.jsonl"
@@ -104,10 +106,11 @@ def evaluate(
 
         where = f"device {pick_device(run.device)}, dtype {run.dtype}, threads {run.threads}"
         typer.echo(f"{where}; {run.model} on {run.env.id}, {episodes} {split or 'test'} tasks")
-    report, seconds = measure(run, episodes, split or "test", run.eval.seed if seed is None else seed)
+    report, elsewhere, seconds = measure(run, episodes, split or "test", run.eval.seed if seed is None else seed)
     if out is not None:
-        write_records(out, report, seconds)
-    metrics = {name.removeprefix("eval/"): (value if math.isfinite(value) else None) for name, value in report.metrics().items()}
+        write_records(out, [report, *elsewhere.values()], seconds)
+    found = report.metrics() | {f"retention/{label}": other.success for label, other in elsewhere.items()}
+    metrics = {name.removeprefix("eval/"): (value if math.isfinite(value) else None) for name, value in found.items()}
     head = {"model": run.model, "env": run.env.id, "split": report.split, "temperature": report.temperature}
     if as_json:
         typer.echo(json.dumps({**head, **metrics}))
@@ -116,39 +119,38 @@ def evaluate(
         typer.echo(f"{name:<10} {'not measured' if number is None else format(number, '.4g')}")
 
 
-def measure(run: RunConfig, episodes: int, split: str, seed: int) -> tuple[EvalReport, float]:
-    """Evaluate and return the report with the seconds it took, loading the model left out."""
+def measure(run: RunConfig, episodes: int, split: str, seed: int) -> tuple[EvalReport, dict[str, EvalReport], float]:
+    """Evaluate; return the report, those on the worlds of ``eval.retention``, and the seconds the first took without loading the model."""
     from sdgym.api import evaluate as on_tasks
+    from sdgym.evaluation import retained
     from sdgym.generation.chat_endpoint import is_endpoint
     from sdgym.policy import Policy
     from sdgym.session import make_env, pick_device
 
-    kwargs = {k: v for k, v in run.env.kwargs.items() if k != "split"}
-    make_env(run.env.id, **kwargs, split=split).close()  # a wrong name is told before the model is loaded
+    for world in (run.env, *run.untrained):
+        make_env(world.id, **{**world.kwargs, "split": split}).close()  # a wrong name is told before the model is loaded
     policy: Policy | str = run.model
     if not is_endpoint(run.model):
         policy = Policy.load(run.model, pick_device(run.device), "float32", run.threads, run.thinking)
+
+    def played(world: EnvConfig, max_tokens: int | None) -> EvalReport:
+        how = {"samples": run.eval.samples, "temperature": run.eval.temperature, "max_tokens": max_tokens, "seed": seed}
+        return on_tasks(policy, world.id, episodes=episodes, **how, **{**world.kwargs, "split": split})  # type: ignore[arg-type]
+
     started = time.monotonic()
-    report = on_tasks(
-        policy,
-        run.env.id,
-        episodes=episodes,
-        samples=run.eval.samples,
-        split=split,
-        temperature=run.eval.temperature,
-        max_tokens=run.sampling.max_tokens,
-        seed=seed,
-        **kwargs,
-    )
-    return report, time.monotonic() - started
+    report = played(run.env, run.sampling.max_tokens)
+    seconds = time.monotonic() - started
+    return report, {world.label: retained(played(world, None), world.label) for world in run.untrained}, seconds
 
 
-def write_records(folder: pathlib.Path, report: EvalReport, seconds: float) -> None:
-    """Write per-item records, and how fast they were made."""
+def write_records(folder: pathlib.Path, reports: Sequence[EvalReport], seconds: float) -> None:
+    """Write per-item records, and how fast those of the first report were made."""
     folder.mkdir(parents=True, exist_ok=True)
-    pace = {"rollouts": len(report.rows), "seconds": round(seconds, 3), "tokens": sum(row.action_length for row in report.rows)}
+    rows = reports[0].rows
+    pace = {"rollouts": len(rows), "seconds": round(seconds, 3), "tokens": sum(row.action_length for row in rows)}
     replace_file(folder / "pace.json", json.dumps(pace))
-    plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in line.items()} for line in report.records(step=0)]
+    lines = [line for report in reports for line in report.records(step=0)]
+    plain = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in line.items()} for line in lines]
     replace_file(folder / RECORDS, "".join(json.dumps(line) + "\n" for line in plain))  # last: its presence says that all is there
 
 

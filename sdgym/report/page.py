@@ -186,4 +186,5 @@ def facts(runs: Sequence[Run], details: Mapping[str, Any]) -> list[str]:
 def table_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Return the table as plain data, for ``sdgym report --json`` and for tests."""
     runs, _ = load_folder(folder)
-    return [{"env": b.env, "level": b.level, "model": b.model, **dataclasses.asdict(row)} for b in tables.blocks(runs) for row in b.rows]
+    found = [{"env": b.env, "level": b.level, "model": b.model, **dataclasses.asdict(row)} for b in tables.blocks(runs) for row in b.rows]
+    return [{key: value for key, value in row.items() if key != "retention" or value} for row in found]

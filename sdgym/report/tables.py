@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+from sdgym.evaluation import ELSEWHERE
 from sdgym.report.load import Run, Score
 from sdgym.stats import Design, Estimate, ScoredRun, build_cells, estimate, mean_score
 
@@ -21,6 +22,20 @@ class Reference:
 
 
 @dataclasses.dataclass(frozen=True)
+class Retained:
+    """Success on the ``test`` tasks of a world that was not trained in; ``before`` has n = 0 where it was not measured."""
+
+    world: str
+    before: Estimate
+    after: Estimate
+
+    @property
+    def change(self) -> float:
+        """After minus before."""
+        return self.after.mean - self.before.mean
+
+
+@dataclasses.dataclass(frozen=True)
 class Row:
     """One method on one environment, over its seeds.
 
@@ -30,6 +45,7 @@ class Row:
         tokens, seconds: means per seed.
         failed: seeds that did not finish.
         ends: success at the end, one per seed.
+        retention: one per world of ``eval.retention``.
     """
 
     arm: str
@@ -41,6 +57,7 @@ class Row:
     seconds: float
     failed: int = 0
     ends: tuple[float, ...] = ()
+    retention: tuple[Retained, ...] = ()
 
     @property
     def change(self) -> float:
@@ -131,7 +148,20 @@ def _row(arm: str, runs: Sequence[Run], design: Design | None) -> Row:
         sum(tokens) / len(tokens),
         sum(seconds) / len(seconds),
         ends=tuple(after),
+        retention=_retention(runs),
     )
+
+
+def _retention(runs: Sequence[Run]) -> tuple[Retained, ...]:
+    """Return what was kept (or gained) in each world that the runs were not trained in."""
+    splits = dict.fromkeys(score.split for run in runs for score in run.scores if ELSEWHERE in score.split)
+    found = []
+    for split in splits:
+        ends = [[s for s in run.scores if s.split == split] for run in runs]
+        before = [s.success for scores in ends for s in scores if s.step == 0]
+        after = [scores[-1].success for scores in ends if scores and scores[-1].step > 0]
+        found.append(Retained(split.partition(ELSEWHERE)[2], estimate(before), estimate(after)))
+    return tuple(found)
 
 
 SUPERVISION = {
