@@ -31,13 +31,14 @@ class StepsEnv(TextEnv):
 
     Args:
         kind: ``fill`` or ``order``.
+        gaps: most numbers that ``fill`` takes out; at most half of a solution's.
         base: id of a single-turn world whose tasks have a ``reference_solution``.
         level, split, privileged, render_mode: see :class:`TextEnv`.
         **settings: for the inner world.
 
     Raises:
         UnknownNameError: an unknown kind.
-        ConfigError: the inner world is not single-turn, or its solutions have nothing to take out or to order.
+        ConfigError: ``gaps`` below 1; the inner world is not single-turn, or its solutions have nothing to take out or to order.
     """
 
     env_id: ClassVar[str] = "sdgym/Steps-v0"
@@ -46,6 +47,7 @@ class StepsEnv(TextEnv):
     def __init__(
         self,
         kind: str = "fill",
+        gaps: int = MOST_GAPS,
         base: str = "sdgym/Math-v0",
         level: str = "tiny",
         split: str = "train",
@@ -56,7 +58,9 @@ class StepsEnv(TextEnv):
         super().__init__(level, split, privileged, render_mode)
         if kind not in KINDS:
             raise UnknownNameError("kind of step task", kind, KINDS)
-        self.kind, self.inner = kind, inner_world(base, level=level, split=split, **settings)
+        if gaps < 1:
+            raise ConfigError(f"gaps must be at least 1, got {gaps}")
+        self.kind, self.gaps, self.inner = kind, gaps, inner_world(base, level=level, split=split, **settings)
 
     # ---- tasks ----------------------------------------------------------------------------------
 
@@ -76,12 +80,11 @@ class StepsEnv(TextEnv):
         needed = "a number" if self.kind == "fill" else "two different steps"
         raise ConfigError(f"no solution of {self.inner.env_id} at level {self.level!r} has {needed}: choose another base, level or kind")
 
-    @staticmethod
-    def _fill(solution: str, rng: np.random.Generator) -> tuple[str, list[str]] | None:
+    def _fill(self, solution: str, rng: np.random.Generator) -> tuple[str, list[str]] | None:
         numbers = list(_NUMBER.finditer(solution))
         if not numbers:
             return None
-        count = min(MOST_GAPS, max(1, len(numbers) // 2))
+        count = min(self.gaps, max(1, len(numbers) // 2))
         chosen = sorted(int(i) for i in rng.permutation(len(numbers))[:count])
         text, done = "", 0
         for number, i in enumerate(chosen, 1):
