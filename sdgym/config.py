@@ -215,10 +215,23 @@ class BudgetConfig(Section):
     sampled_tokens: PositiveInt | None = None
 
 
+class CurriculumConfig(Section):
+    """Another world to begin with (MR-RLVR's first stage): charged like the rest, never evaluated on.
+
+    Attributes:
+        env: the world of the first ``steps`` rollout batches, with its own limit of tokens.
+        steps: how many.
+    """
+
+    env: EnvConfig
+    steps: PositiveInt
+
+
 class RunConfig(Section):
     """Everything that decides a run.
 
     Attributes:
+        curriculum: a world to begin with, or None.
         model: ``tiny`` or another embedded policy, a Hugging Face id, or a path.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         dtype: ``bfloat16`` computes in bf16 with float32 weights.
@@ -234,6 +247,7 @@ class RunConfig(Section):
 
     algo: AlgoConfig = AlgoConfig()
     env: EnvConfig = EnvConfig()
+    curriculum: CurriculumConfig | None = None
     model: str = "tiny"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")
     dtype: Literal["float32", "bfloat16"] = "float32"

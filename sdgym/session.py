@@ -95,6 +95,16 @@ def turn_limit(env: Any, level: str) -> int:
     return int(limits.get(level, max(limits.values(), default=256)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Where a step's rollouts come from: who makes its tasks, of which split, and who plays them how."""
+
+    env: Any
+    driver: RolloutDriver
+    sampling: SamplingParams
+    split: str
+
+
 class Session:
     """Everything a run consists of.
 
@@ -134,11 +144,34 @@ class Session:
         self.ledger = Ledger(parameters=sum(p.numel() for p in self.policy.model.parameters()))
         self.sampler = self._sampler()
         self.driver = self._driver(config.env.id, kwargs, self.policy.chat)
+        self.first = self._first({**settings, "steps": config.steps}) if config.curriculum else None
         for world in config.untrained:
             with self.elsewhere(world) as (env, driver):
                 self._check_prompt(env, driver.chat, "test")  # what cannot work is told now, not at the end of the run
         self.teacher = make_teacher(self.policy, self.algorithm.teacher_weights or TeacherWeightsSpec(), self.device)
         self.learner = self._learner()
+
+    def training(self, step: int) -> Training:
+        """Return where the rollouts of ``step`` come from: the world of ``curriculum`` at first, then the run's own."""
+        if self.first is not None and self.config.curriculum is not None and step < self.config.curriculum.steps:
+            return self.first
+        return Training(self.env, self.driver, self.sampling, self.split)
+
+    def _first(self, settings: Mapping[str, Any]) -> Training:
+        """Return the world that the run begins with. Raises :class:`ConfigError` where the algorithm cannot be trained in it."""
+        assert self.config.curriculum is not None
+        world = self.config.curriculum.env
+        kwargs = {"split": "train", **world.kwargs}
+        env = make_env(world.id, **kwargs)
+        if getattr(env.unwrapped, "tools", None) != getattr(self.env.unwrapped, "tools", None):
+            raise ConfigError(
+                f"the curriculum's world {world.id!r} has other tools than {self.config.env.id!r}, and a run has one chat format"
+            )
+        limit = self.config.sampling.max_tokens or turn_limit(env, str(getattr(env.unwrapped, "level", "")))
+        sampling = dataclasses.replace(self.sampling, max_tokens=limit)
+        self.algorithm.validate(env.unwrapped, {**settings, "sampling": dataclasses.asdict(sampling)})
+        self._check_prompt(env, self.policy.chat, str(kwargs["split"]))
+        return Training(env, self._driver(world.id, kwargs, self.policy.chat), sampling, str(kwargs["split"]))
 
     @contextlib.contextmanager
     def elsewhere(self, world: EnvConfig) -> Iterator[tuple[Any, RolloutDriver]]:
@@ -218,6 +251,9 @@ class Session:
 
     def close(self) -> None:
         """Close environments and trackers."""
+        if self.first is not None:
+            self.first.driver.close()
+            self.first.env.close()
         self.driver.close()
         self.env.close()
         if hasattr(self.sampler, "close"):

@@ -18,7 +18,7 @@ from sdgym.buffer import RolloutBuffer
 from sdgym.checkpoint import CheckpointStore, circumstances_now
 from sdgym.config import OptimizerConfig, RunConfig, dump_config
 from sdgym.core import LossTerm, Outcome, Task, Trajectory
-from sdgym.evaluation import EvalReport, answer_key, eval_tasks, retained, run_evaluation
+from sdgym.evaluation import EvalReport, answer_key, eval_tasks, retained, run_evaluation, weighted_vote
 from sdgym.files import unfinished
 from sdgym.generation.base import SamplingParams
 from sdgym.policy import Policy
@@ -194,19 +194,19 @@ class Trainer:
         )
 
     def _collect_context(self, context: AnnotateContext) -> CollectContext:
-        s = self.session
-        draw = SecondPass(s.driver, s.sampling, self.step, s.learner.updates, lambda: self._tasks(self.config.tasks_per_step))
+        s, here = self.session, self.session.training(self.step)
+        draw = SecondPass(here.driver, here.sampling, self.step, s.learner.updates, lambda: self._tasks(self.config.tasks_per_step))
         fields = {field.name: getattr(context, field.name) for field in dataclasses.fields(context)}
         return CollectContext(**fields | {"rng": generator(self.config.seed, "collect", self.step)}, draw=draw)
 
     def _tasks(self, count: int, attempt: int = 0) -> list[Task]:
         """Draw the tasks of this step; each further ``attempt`` draws others."""
-        seed = derive(self.config.seed, "tasks", self.step, attempt) >> 16
-        return list(self.session.env.unwrapped.tasks(self.session.split, seed, count))
+        seed, here = derive(self.config.seed, "tasks", self.step, attempt) >> 16, self.session.training(self.step)
+        return list(here.env.unwrapped.tasks(here.split, seed, count))
 
     def _collect(self) -> tuple[list[Trajectory], list[Trajectory]]:
         """Return the rows of accepted groups and all rows drawn; rejected groups are drawn again, a bounded number of times."""
-        s, wanted = self.session, self.config.tasks_per_step
+        s, wanted, here = self.session, self.config.tasks_per_step, self.session.training(self.step)
         kept: list[Trajectory] = []
         drawn: list[Trajectory] = []
         for attempt in range(1 + self.config.max_resamples):
@@ -215,7 +215,7 @@ class Trainer:
                 break
             tasks = self._tasks(missing, attempt)
             job = Job("train", self.step, first_group=attempt * wanted, policy_version=s.learner.updates)
-            rows = s.driver.collect(tasks, s.group_size, s.sampling, job)
+            rows = here.driver.collect(tasks, s.group_size, here.sampling, job)
             drawn += rows
             for start in range(0, len(rows), s.group_size):
                 group = rows[start : start + s.group_size]
@@ -255,7 +255,17 @@ class Trainer:
         s, started = self.session, time.monotonic()
         report = self._play(s.env.unwrapped, s.driver, s.sampling.max_tokens, split, count)
         self.folder.append("eval.jsonl", report.records(step=self.step))
-        return {**report.metrics(prefix), f"time/{prefix}": time.monotonic() - started}
+        return {**report.metrics(prefix), **self._vote(report, prefix), f"time/{prefix}": time.monotonic() - started}
+
+    def _vote(self, report: EvalReport, prefix: str) -> dict[str, float]:
+        """Return vote@k where the algorithm has a vote of its own (:meth:`sdgym.algos.base.Algorithm.confidence`); charged to nobody."""
+        s, samples = self.session, self.config.eval.samples
+        rows = report.rows[: len(report.items) * samples]
+        context = dataclasses.replace(self._context({}), score=lambda views: s.learner.score(views, charge=False))
+        weights = s.algorithm.confidence(rows, context)
+        if weights is None:
+            return {}
+        return {f"{prefix}/vote@{samples}": weighted_vote(rows, samples, answer_key(s.env.unwrapped), weights)}
 
     def _retention(self) -> dict[str, float]:
         """Return success on the ``test`` tasks of the worlds that this run was not trained in."""

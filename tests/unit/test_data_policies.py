@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import pathlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+import sdgym
 from sdgym.algos.balance import balance, best_threshold, selection_score
 from sdgym.algos.base import AnnotateContext, Batch, CollectContext
 from sdgym.algos.pairs import preference_items
@@ -21,8 +24,8 @@ from sdgym.core import LossTerm, Outcome, Task, Trajectory
 from sdgym.errors import ConfigError
 from sdgym.evaluation import final_answer, majority_success, weighted_vote
 from sdgym.testing.objective import BagModel, Interpreter, group_rows, scripted_row, scripted_task
-from sdgym.testing_engine import LettersEnv
-from sdgym.testing_policy import small_tokenizer
+from sdgym.testing_engine import LETTERS_ID, LettersEnv
+from sdgym.testing_policy import random_policy, small_tokenizer
 
 CHAT = ChatFormat(small_tokenizer())
 POLICY, BEFORE = (BagModel(len(CHAT.tokenizer), seed=s) for s in (1, 2))
@@ -211,3 +214,13 @@ def test_revise_refuses() -> None:
         build_algorithm("revise").validate(LettersEnv(turns=2), {})
     with pytest.raises(ConfigError, match="steps=20"):
         build_algorithm("revise").validate(LettersEnv(), {"steps": 20})
+
+
+def test_a_run_reports_the_vote_beside_the_majority_and_charges_nobody_for_it(tmp_path: pathlib.Path) -> None:
+    random_policy(hidden=32, layers=1, heads=2, kv_heads=1, context=128).save(tmp_path / "model")
+    run: dict[str, Any] = {"env": LETTERS_ID, "tasks_per_step": 2, "group_size": 2, "steps": 2, "device": "cpu"}
+    run |= {"eval": {"every": 0, "tasks": 4, "samples": 3, "test_tasks": 4}}
+    done = sdgym.train("revise", out=tmp_path / "run", model=str(tmp_path / "model"), set=["algo.stage_steps=1"], **run)
+    first, *_, last = (json.loads(line) for line in (done.folder / "metrics.jsonl").read_text().splitlines())
+    assert 0 <= first["eval/vote@3"] <= 1 and {"eval/maj@3", "test/vote@3"} <= set(last)
+    assert first["ledger/scored_tokens"] == first["ledger/score_inputs"] == 0
