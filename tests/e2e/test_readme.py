@@ -16,7 +16,7 @@ from sdgym.model_store import local_path
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"<!-- executed -->\n```(bash|python)\n(.*?)```", re.DOTALL)
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in sorted((ROOT / "docs").glob("*.md")))]
+PAGES = ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").rglob("*.md")))]
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -61,11 +61,27 @@ def test_every_documented_command_and_option_exists(page: str, line: str) -> Non
     assert all(w.split("=")[0] in options for w in words if w.startswith("--")), f"{page}: {line}"
 
 
+def anchors(page: pathlib.Path) -> set[str]:
+    """Return the anchors of a page's headings, as code hosts make them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+    for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
         if not target.startswith("http"):
-            assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+            name, _, anchor = target.partition("#")
+            file = (ROOT / page).parent / name if name else ROOT / page
+            assert file.exists(), f"{page} links to {target}"
+            assert not anchor or anchor in anchors(file), f"{page} links to {target}"
+
+
+def test_the_line_counts_of_the_algorithm_table_are_true() -> None:
+    stated = re.findall(r"\[(\d+)\]\((algos/\w+\.py)\)", (ROOT / "README.md").read_text())
+    assert len(stated) >= 20
+    actual = {file: str(len((ROOT / file).read_text().splitlines())) for _, file in stated}
+    assert {file: lines for lines, file in stated} == actual
 
 
 def test_make_targets_in_the_documentation_exist() -> None:
