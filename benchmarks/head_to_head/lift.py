@@ -67,6 +67,8 @@ def measure_lifts(suite: Suite, folder: pathlib.Path, cores: int, notice: Callab
     wanted = list(_wanted(suite, folder))
     waiting = {place: settings for *_, place, settings in wanted if not (place / ITEMS).is_file()}
     running: list[tuple[pathlib.Path, subprocess.Popen[str]]] = []
+    if waiting:
+        notice(f"measuring the lift of {len(waiting)} kinds of teacher on {suite.lift_tasks} tasks each")
     while waiting or running:
         while waiting and len(running) < cores:
             place = next(iter(waiting))
@@ -80,6 +82,8 @@ def measure_lifts(suite: Suite, folder: pathlib.Path, cores: int, notice: Callab
             raise
         if process.returncode:
             notice(f"teacher lift could not be measured: {(errors.strip().splitlines() or ['no word'])[-1]}; see {place}")
+        elif waiting or running:
+            notice(f"teacher lift: {len(waiting) + len(running)} measurements left")
     found = [lift for arm, name, place, _ in wanted if (place / ITEMS).is_file() for lift in read_lift(place / ITEMS, arm.name, name)]
     for lift in found:
         notice(lift.sentence())
