@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
+import socket
 import subprocess
 import sys
 import time
@@ -52,11 +54,35 @@ def wait_for(what: str, condition: Callable[[], Any], process: subprocess.Popen[
     return found
 
 
+LIMITS = {
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+    "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_gcs_server_request_timeout_seconds": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+"""A busy machine needs longer than Ray's half minute to start its processes."""
+
+
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine needs longer than Ray's minute to start its processes."""
-    monkeypatch.setenv("RAY_DASHBOARD_STARTUP_TIMEOUT_S", "300")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in LIMITS.items():
+        monkeypatch.setenv(name, value)
+
+
+def agent_ports() -> dict[str, int]:
+    """Free ports for a node's helpers, named beforehand.
+
+    A raylet that is told no ports waits for its helpers, which are Python programs, to write theirs down, and gives up after 15 s that
+    nothing can prolong (ray-project/ray#65983); the node's registration then misses its own fixed 30 s.
+    """
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+    with contextlib.ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in names]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return {name: probe.getsockname()[1] for name, probe in zip(names, probes, strict=True)}
 
 
 @pytest.fixture
@@ -64,7 +90,7 @@ def cluster(patience: None) -> Iterator[Any]:
     pytest.importorskip("ray", reason="requires ray")
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **agent_ports()})
     yield made
     made.shutdown()
 
@@ -72,7 +98,8 @@ def cluster(patience: None) -> Iterator[Any]:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_node_dies_and_every_trial_ends_as_it_would_have(cluster: Any, tmp_path: pathlib.Path) -> None:
-    nodes = {node.node_id: node for node in (cluster.add_node(num_cpus=1) for _ in range(2))}
+    nodes = {node.node_id: node for node in (cluster.add_node(wait=False, num_cpus=1, **agent_ports()) for _ in range(2))}
+    cluster.wait_for_nodes(timeout=300)
     out, suite = tmp_path / "out", write_suite(tmp_path)
     command = [sys.executable, "-m", "sdgym", "compare", str(suite), "--out", str(out), "--engine", "ray", "--address", cluster.address]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
