@@ -1,0 +1,248 @@
+"""Recorded results and the verdicts on predictions, written into the pages of the algorithms and into docs/findings-family.md.
+
+``python -m sdgym.benchmarks.head_to_head.pages`` renders what ``benchmarks/results/*/table.json`` and ``contrasts.json`` hold;
+``--record SUITE`` first recomputes both from ``benchmarks/results/SUITE/runs.tar.gz``, the per-item records. Everything between
+the two marks of a page is replaced; what people write stands outside of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import pathlib
+import re
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sdgym.algos.presets import preset_names
+from sdgym.benchmarks.head_to_head.expand import expand
+from sdgym.benchmarks.head_to_head.predictions import Checked, Prediction, check, load_predictions
+from sdgym.benchmarks.head_to_head.suite import load_suite, suite_names
+from sdgym.errors import ConfigError
+from sdgym.stats import Contrast, Estimate
+
+START, END = "<!-- results: python -m sdgym.benchmarks.head_to_head.pages -->", "<!-- end of results -->"
+RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
+DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+FAMILY = ("family", "family-hooks", "family-turns")
+"""The suites of docs/findings-family.md; their predictions are checked with each suite's own contrasts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What is committed of one suite.
+
+    Attributes:
+        name: of the suite and of its folder in ``benchmarks/results``.
+        rows: ``table.json``: one per world, policy and arm, as ``sdgym report DIR --json`` prints them.
+        contrasts: ``contrasts.json``: the declared ones, over all worlds.
+    """
+
+    name: str
+    rows: Sequence[Mapping[str, Any]]
+    contrasts: Sequence[Contrast]
+
+
+def recorded(folder: pathlib.Path = RESULTS) -> list[Recorded]:
+    """Return every recorded suite, the family's first."""
+    names = sorted((path.parent.name for path in folder.glob("*/contrasts.json")), key=lambda n: (n not in FAMILY, n))
+    return [load_recorded(name, folder) for name in names]
+
+
+def load_recorded(name: str, folder: pathlib.Path = RESULTS) -> Recorded:
+    """Read one. Raises :class:`ConfigError` where its files are not those that :func:`record` writes."""
+    place = folder / name
+    try:
+        rows = json.loads((place / "table.json").read_text(encoding="utf-8"))
+        plain = json.loads((place / "contrasts.json").read_text(encoding="utf-8"))
+        contrasts = [
+            Contrast(**c | {"difference": Estimate(**c["difference"]), "improvement": Estimate(**c["improvement"])}) for c in plain
+        ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"the recorded results in {str(place)!r} cannot be read ({error}): record them again") from None
+    return Recorded(name, rows, contrasts)
+
+
+def record(name: str, folder: pathlib.Path = RESULTS) -> Recorded:
+    """Recompute ``table.json`` and ``contrasts.json`` of a suite from the per-item records in its ``runs.tar.gz``.
+
+    Raises:
+        ConfigError: there is no such archive, or no comparison in it.
+    """
+    from sdgym.report import load_folder, table_rows
+    from sdgym.report.analysis import analyse
+
+    archive = folder / name / "runs.tar.gz"
+    if not archive.is_file():
+        raise ConfigError(f"there is no {str(archive)!r}: pack the comparison's folder there first")
+    with tempfile.TemporaryDirectory() as unpacked:
+        with tarfile.open(archive) as tar:
+            tar.extractall(unpacked, filter="data")
+        found = next(pathlib.Path(unpacked).rglob("comparison.json"), None)
+        if found is None:
+            raise ConfigError(f"{str(archive)!r} holds no comparison.json")
+        analysis = analyse(found.parent, *load_folder(found.parent))
+        rows = table_rows(found.parent)
+    contrasts = [] if analysis is None else [dataclasses.asdict(contrast) for contrast in analysis.pooled]
+    for file, value in (("table.json", rows), ("contrasts.json", contrasts)):
+        (folder / name / file).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    return load_recorded(name, folder)
+
+
+# ---- which arm belongs to which page ------------------------------------------------------------
+
+
+@functools.cache
+def presets_of_arms() -> Mapping[str, str]:
+    """Return arm → the preset or algorithm it runs, over the suites that come with sdgym, controls included."""
+    arms = [arm for name in suite_names() for arm in expand(load_suite(name)).arms]
+    return {arm.name: arm.algo for arm in arms}
+
+
+def named_presets(page: str) -> tuple[str, ...]:
+    """Return the presets that a page's sentence ``Preset: …`` or ``Presets: …`` names, in order."""
+    sentence = re.search(r"Presets?: .*?(?:\.\s|\n\n|\Z)", page, re.DOTALL)
+    known = set(preset_names())
+    return tuple(dict.fromkeys(name for name in re.findall(r"`(\w+)`", sentence[0] if sentence else "") if name in known))
+
+
+def is_of(arm: str, presets: Sequence[str]) -> bool:
+    """Whether an arm runs one of ``presets``."""
+    return presets_of_arms().get(arm, arm) in presets
+
+
+# ---- text ---------------------------------------------------------------------------------------
+
+
+def block(presets: Sequence[str], suites: Sequence[Recorded], predictions: Sequence[Prediction]) -> str:
+    """Return what stands between the marks of a page about ``presets``: predictions with their verdicts, then the rows."""
+    mine = [p for p in predictions if is_of(p.treatment, presets)]
+    parts = ["## Results"]
+    if mine:
+        parts.append(prediction_table(mine, suites))
+    else:
+        parts.append("No prediction was committed: no suite declares a contrast of it.")
+    tables = [text for suite in suites if (text := result_table(suite, presets))]
+    return "\n\n".join([*parts, *(tables or ["No recorded suite has an arm of it yet."])])
+
+
+def prediction_table(predictions: Sequence[Prediction], suites: Sequence[Recorded]) -> str:
+    """Return predictions as Markdown, a row per suite that tests one, one without a finding where none does."""
+    lines = ["| predicted before any run | expected | suite | found (normalised gain) | n | result |", "|---|---|---|---|---|---|"]
+    lines += [_verdict_row(prediction, found) for prediction in predictions for found in _checks(prediction, suites)]
+    sources = [f"- {p.treatment} − {p.control}: {p.source}" for p in predictions]
+    return "\n".join([*lines, "", "Where the expectations come from:", "", *sources])
+
+
+def _checks(prediction: Prediction, suites: Sequence[Recorded]) -> list[tuple[str, Checked]]:
+    found = [(suite.name, checked) for suite in suites for checked in check([prediction], suite.contrasts) if checked.contrast]
+    return found or [("–", Checked(prediction, None))]
+
+
+def _verdict_row(prediction: Prediction, found: tuple[str, Checked]) -> str:
+    suite, checked = found
+    difference = checked.contrast.difference if checked.contrast else None
+    value, n = ("–", "–") if difference is None else (estimate(difference, signed=True), str(difference.n))
+    return f"| {prediction.treatment} − {prediction.control} | {prediction.expect} | {suite} | {value} | {n} | {checked.result} |"
+
+
+def result_table(suite: Recorded, presets: Sequence[str] | None = None) -> str:
+    """Return a suite's rows as Markdown, one table per world; only arms of ``presets`` where they are given. Empty without rows."""
+    tables = []
+    for place in dict.fromkeys((row["env"], row["level"], row["model"]) for row in suite.rows):
+        rows = [row for row in suite.rows if (row["env"], row["level"], row["model"]) == place]
+        shown = [row for row in rows if presets is None or is_of(row["arm"], presets)]
+        if not shown:
+            continue
+        head = f"Suite `{suite.name}`, {place[0]} · level {place[1]} · policy `{place[2]}`, success on test:"
+        lines = ["| arm | uses | before | after | 95 % interval | n | sampled tokens |", "|---|---|---|---|---|---|---|"]
+        tables.append("\n".join([head, "", *lines, *map(_row, shown)]))
+    return "\n\n".join(tables)
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    before, after = Estimate(**row["before"]), Estimate(**row["after"])
+    span = "n < 5" if after.low is None or after.high is None else f"{after.low:.1%} – {after.high:.1%}"
+    failed = f" ({row['failed']} failed)" if row["failed"] else ""
+    return f"| {row['arm']} | {row['supervision']} | {before.mean:.1%} | {after.mean:.1%} | {span} | {after.n}{failed} | {row['tokens']:,.0f} |"
+
+
+def estimate(value: Estimate, signed: bool = False) -> str:
+    """Return a mean with its interval where there is one."""
+    form = "{:+.3f}" if signed else "{:.3f}"
+    span = "" if value.low is None or value.high is None else f" [{form.format(value.low)}, {form.format(value.high)}]"
+    return form.format(value.mean) + span
+
+
+def family_block(suites: Sequence[Recorded], predictions: Sequence[Prediction]) -> str:
+    """Return the generated part of docs/findings-family.md: how the predictions fared, then every row."""
+    mine = [suite for suite in suites if suite.name in FAMILY]
+    if not mine:
+        return f"None of the suites {', '.join(FAMILY)} has been recorded yet."
+    found = [(p, name, c) for p in predictions for name, c in _checks(p, mine) if c.contrast is not None]
+    lines = [f"Of {len(predictions)} predictions these suites test {len({id(p) for p, _, _ in found})}: {tally([c for _, _, c in found])}."]
+    lines += ["", "| predicted before any run | expected | suite | found (normalised gain) | n | result |", "|---|---|---|---|---|---|"]
+    lines += [_verdict_row(p, (name, c)) for p, name, c in found]
+    return "\n\n".join(["## Predictions", "\n".join(lines), "## Results", *map(result_table, mine)])
+
+
+def tally(found: Sequence[Checked]) -> str:
+    """Return how many predictions had which result, and in how many the difference has the expected sign."""
+    counts = {result: sum(c.result == result for c in found) for result in dict.fromkeys(c.result for c in found)}
+    expected = sum((c.contrast.difference.mean > 0) == (c.prediction.expect == "higher") for c in found if c.contrast)
+    return ", ".join([*(f"{count} {result}" for result, count in counts.items()), f"{expected} of {len(found)} with the expected sign"])
+
+
+def updated(page: str, text: str) -> str:
+    """Return ``page`` with ``text`` between its marks; a page without marks gets them at its end.
+
+    Raises:
+        ConfigError: one of the marks is there without the other.
+    """
+    if (START in page) != (END in page):
+        raise ConfigError(f"a page has one of the marks {START} and {END} without the other")
+    body = f"{START}\n{text}\n{END}"
+    if START not in page:
+        return f"{page.rstrip()}\n\n{body}\n"
+    before, rest = page.split(START, 1)
+    return before + body + rest.split(END, 1)[1]
+
+
+def pages(docs: pathlib.Path = DOCS) -> dict[pathlib.Path, str]:
+    """Return every page with results as it should be: those of ``docs/algorithms`` that name presets, and docs/findings-family.md.
+
+    Raises:
+        ConfigError: there is no ``docs`` folder (an installed package has none).
+    """
+    if not docs.is_dir():
+        raise ConfigError(f"there is no folder {str(docs)!r}: pages are written in a checkout of the project")
+    suites, predictions = recorded(), load_predictions()
+    found = {}
+    for path in sorted((docs / "algorithms").glob("*.md")):
+        page = path.read_text(encoding="utf-8")
+        if presets := named_presets(page):
+            found[path] = updated(page, block(presets, suites, predictions))
+    family = docs / "findings-family.md"
+    return {**found, family: updated(family.read_text(encoding="utf-8"), family_block(suites, predictions))}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write the pages; see the module."""
+    parser = argparse.ArgumentParser(prog="python -m sdgym.benchmarks.head_to_head.pages", description=__doc__)
+    parser.add_argument(
+        "--record", nargs="*", default=[], metavar="SUITE", help="recompute these suites' tables from their runs.tar.gz first"
+    )
+    for name in parser.parse_args(arguments).record:
+        record(name)
+    for path, text in pages().items():
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(path.relative_to(DOCS.parent))
+
+
+if __name__ == "__main__":
+    main()
