@@ -85,6 +85,8 @@ def _lengths(chosen: argparse.Namespace) -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             found = draw_lengths(_config(chosen, chosen.tasks[0]), pathlib.Path(folder))
+    if chosen.out:
+        found.save(chosen.out)
     law = found.fit()
     turns = sorted(n for group in found.groups for row in group for n in row.turns)
     cut = sum(n >= found.limit for n in turns)
@@ -94,8 +96,6 @@ def _lengths(chosen: argparse.Namespace) -> None:
     print(
         f"lognormal: mu {law.mu:.3f}, sigma {law.sigma:.3f}, correlation within a group {law.correlation:.2f}; prompts {law.prompt} tokens"
     )
-    if chosen.out:
-        found.save(chosen.out)
 
 
 def _measure(chosen: argparse.Namespace) -> None:
@@ -109,7 +109,7 @@ def _measure(chosen: argparse.Namespace) -> None:
         steps += found
         seconds = [step.rollout + step.update for step in found]
         print(f"{tasks} tasks: {sum(seconds) / len(seconds):.3f} processor seconds per step", flush=True)
-    source = f"{config.algo.name} on {config.env.label}, level {chosen.level}, {config.model}"
+    source = f"{config.algo.name} on {config.env.id}, level {chosen.level}, {config.model}"
     Record(source, machine(), limit, config.max_live, steps).save(chosen.out)
 
 

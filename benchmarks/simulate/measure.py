@@ -115,7 +115,7 @@ def draw_lengths(config: RunConfig, folder: pathlib.Path) -> Lengths:
         rows = session.driver.collect(tasks, session.group_size, session.sampling, Job("lengths", 0))
     finally:
         session.close()
-    what = f"{config.model} on {config.env.label}, level {config.env.kwargs.get('level', 'tiny')}, {len(rows)} rollouts"
+    what = f"{config.model} on {config.env.id}, level {config.env.kwargs.get('level', 'tiny')}, {len(rows)} rollouts"
     return Lengths(tuple(map(tuple, groups_of(rows))), session.sampling.max_tokens, what)
 
 
