@@ -1,7 +1,7 @@
 """Recorded results and the verdicts on predictions, written into the pages of the algorithms and into docs/findings-family.md.
 
-``python -m sdgym.benchmarks.head_to_head.pages`` renders what ``benchmarks/results/*/table.json`` and ``contrasts.json`` hold;
-``--record SUITE`` first recomputes both from ``benchmarks/results/SUITE/runs.tar.gz``, the per-item records. Everything between
+``python -m sdgym.benchmarks.head_to_head.pages`` renders what ``benchmarks/results/*/table.json``, ``contrasts.json`` and ``curves.json``
+hold; ``--record SUITE`` first recomputes them from ``benchmarks/results/SUITE/runs.tar.gz``, the per-item records. Everything between
 the two marks of a page is replaced; what people write stands outside of them.
 """
 
@@ -20,14 +20,18 @@ from typing import Any
 
 from sdgym.algos.presets import preset_names
 from sdgym.benchmarks.head_to_head.expand import expand
+from sdgym.benchmarks.head_to_head.pictures import curves_svg, dots_svg
 from sdgym.benchmarks.head_to_head.predictions import Checked, Prediction, check, load_predictions
 from sdgym.benchmarks.head_to_head.suite import load_suite, suite_names
 from sdgym.errors import ConfigError
+from sdgym.report.figures import arm_curves
+from sdgym.report.load import Run
 from sdgym.stats import Contrast, Estimate
 
 START, END = "<!-- results: python -m sdgym.benchmarks.head_to_head.pages -->", "<!-- end of results -->"
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
+BASELINE, CONTROL_ARM = "grpo", re.compile(r"-P[0-3]$")
 FAMILY = ("family", "family-hooks", "family-turns")
 """The suites of docs/findings-family.md; their predictions are checked with each suite's own contrasts."""
 
@@ -40,11 +44,13 @@ class Recorded:
         name: of the suite and of its folder in ``benchmarks/results``.
         rows: ``table.json``: one per world, policy and arm, as ``sdgym report DIR --json`` prints them.
         contrasts: ``contrasts.json``: the declared ones, over all worlds.
+        curves: ``curves.json``: held-out success along training, one per world, policy and arm (:func:`learning_curves`).
     """
 
     name: str
     rows: Sequence[Mapping[str, Any]]
     contrasts: Sequence[Contrast]
+    curves: Sequence[Mapping[str, Any]] = ()
 
 
 def recorded(folder: pathlib.Path = RESULTS) -> list[Recorded]:
@@ -58,17 +64,18 @@ def load_recorded(name: str, folder: pathlib.Path = RESULTS) -> Recorded:
     place = folder / name
     try:
         rows = json.loads((place / "table.json").read_text(encoding="utf-8"))
+        curves = json.loads((place / "curves.json").read_text(encoding="utf-8"))
         plain = json.loads((place / "contrasts.json").read_text(encoding="utf-8"))
         contrasts = [
             Contrast(**c | {"difference": Estimate(**c["difference"]), "improvement": Estimate(**c["improvement"])}) for c in plain
         ]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(f"the recorded results in {str(place)!r} cannot be read ({error}): record them again") from None
-    return Recorded(name, rows, contrasts)
+    return Recorded(name, rows, contrasts, curves)
 
 
 def record(name: str, folder: pathlib.Path = RESULTS) -> Recorded:
-    """Recompute ``table.json`` and ``contrasts.json`` of a suite from the per-item records in its ``runs.tar.gz``.
+    """Recompute ``table.json``, ``contrasts.json`` and ``curves.json`` of a suite from the per-item records in its ``runs.tar.gz``.
 
     Raises:
         ConfigError: there is no such archive, or no comparison in it.
@@ -85,12 +92,28 @@ def record(name: str, folder: pathlib.Path = RESULTS) -> Recorded:
         found = next(pathlib.Path(unpacked).rglob("comparison.json"), None)
         if found is None:
             raise ConfigError(f"{str(archive)!r} holds no comparison.json")
-        analysis = analyse(found.parent, *load_folder(found.parent))
-        rows = table_rows(found.parent)
+        runs, details = load_folder(found.parent)
+        analysis = analyse(found.parent, runs, details)
+        rows, curves = table_rows(found.parent), learning_curves(runs)
     contrasts = [] if analysis is None else [dataclasses.asdict(contrast) for contrast in analysis.pooled]
-    for file, value in (("table.json", rows), ("contrasts.json", contrasts)):
-        (folder / name / file).write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    for file, value, indent in (("table.json", rows, 2), ("contrasts.json", contrasts, 2), ("curves.json", curves, None)):
+        (folder / name / file).write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
     return load_recorded(name, folder)
+
+
+def learning_curves(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return held-out success along training, one per world, policy and arm: the mean over its seeds, bounds from five on."""
+    groups: dict[tuple[str, str, str, str], list[Run]] = {}
+    for run in runs:
+        if run.curve:
+            groups.setdefault((run.env, run.level, run.model, run.arm), []).append(run)
+    found = []
+    for (env, level, model, arm), members in groups.items():
+        drawn = arm_curves(members)
+        success = {key: drawn["metrics"]["success"][key] for key in ("mean", "low", "high")}
+        tokens = drawn["grids"]["eval"]["tokens"]
+        found.append({"env": env, "level": level, "model": model, "arm": arm, "n": len(members), "tokens": tokens, **success})
+    return found
 
 
 # ---- which arm belongs to which page ------------------------------------------------------------
@@ -118,15 +141,15 @@ def is_of(arm: str, presets: Sequence[str]) -> bool:
 # ---- text ---------------------------------------------------------------------------------------
 
 
-def block(presets: Sequence[str], suites: Sequence[Recorded], predictions: Sequence[Prediction]) -> str:
-    """Return what stands between the marks of a page about ``presets``: predictions with their verdicts, then the rows."""
+def block(page: str, presets: Sequence[str], suites: Sequence[Recorded], predictions: Sequence[Prediction]) -> str:
+    """Return what stands between the marks of ``page`` about ``presets``: predictions with their verdicts, then rows and curves."""
     mine = [p for p in predictions if is_of(p.treatment, presets)]
     parts = ["## Results"]
     if mine:
         parts.append(prediction_table(mine, suites))
     else:
         parts.append("No prediction was committed: no suite declares a contrast of it.")
-    tables = [text for suite in suites if (text := result_table(suite, presets))]
+    tables = [text for suite in suites if (text := result_table(suite, presets, page))]
     return "\n\n".join([*parts, *(tables or ["No recorded suite has an arm of it yet."])])
 
 
@@ -150,8 +173,8 @@ def _verdict_row(prediction: Prediction, found: tuple[str, Checked]) -> str:
     return f"| {prediction.treatment} − {prediction.control} | {prediction.expect} | {suite} | {value} | {n} | {checked.result} |"
 
 
-def result_table(suite: Recorded, presets: Sequence[str] | None = None) -> str:
-    """Return a suite's rows as Markdown, one table per world; only arms of ``presets`` where they are given. Empty without rows."""
+def result_table(suite: Recorded, presets: Sequence[str] | None = None, page: str = "") -> str:
+    """Return a suite's rows as Markdown, one table per world with its picture; only arms of ``presets`` where they are given."""
     tables = []
     for place in dict.fromkeys((row["env"], row["level"], row["model"]) for row in suite.rows):
         rows = [row for row in suite.rows if (row["env"], row["level"], row["model"]) == place]
@@ -160,8 +183,30 @@ def result_table(suite: Recorded, presets: Sequence[str] | None = None) -> str:
             continue
         head = f"Suite `{suite.name}`, {place[0]} · level {place[1]} · policy `{place[2]}`, success on test:"
         lines = ["| arm | uses | before | after | 95 % interval | n | sampled tokens |", "|---|---|---|---|---|---|---|"]
-        tables.append("\n".join([head, "", *lines, *map(_row, shown)]))
+        picture = f"![{suite.name} on {place[0]}](figures/{picture_name(page, suite, place)})"
+        tables.append("\n".join([head, "", *lines, *map(_row, shown), "", picture]))
     return "\n\n".join(tables)
+
+
+def picture_name(page: str, suite: Recorded, place: tuple[str, str, str]) -> str:
+    """Return the file name of a picture: of a page's arms, or of the whole suite where ``page`` is empty."""
+    parts = [page, suite.name, place[0].rpartition("/")[2].lower(), *place[1:]]
+    return "-".join(part for part in parts if part) + ".svg"
+
+
+def pictures(page: str, suites: Sequence[Recorded], presets: Sequence[str] | None = None) -> dict[str, str]:
+    """Return the pictures that :func:`result_table` names, file → SVG: curves beside GRPO's for a page, a dot per run for a suite."""
+    found = {}
+    for suite in suites:
+        for place in dict.fromkeys((row["env"], row["level"], row["model"]) for row in suite.rows):
+            rows = [row for row in suite.rows if (row["env"], row["level"], row["model"]) == place]
+            arms = [row["arm"] for row in rows if presets is None or is_of(row["arm"], presets)]
+            if arms and presets is None:
+                found[picture_name(page, suite, place)] = dots_svg(rows, [arm for arm in arms if CONTROL_ARM.search(arm)])
+            elif arms:
+                drawn = [c for c in suite.curves if (c["env"], c["level"], c["model"]) == place and c["arm"] in (*arms, BASELINE)]
+                found[picture_name(page, suite, place)] = curves_svg(drawn, [] if BASELINE in arms else [BASELINE])
+    return found
 
 
 def _row(row: Mapping[str, Any]) -> str:
@@ -213,7 +258,7 @@ def updated(page: str, text: str) -> str:
 
 
 def pages(docs: pathlib.Path = DOCS) -> dict[pathlib.Path, str]:
-    """Return every page with results as it should be: those of ``docs/algorithms`` that name presets, and docs/findings-family.md.
+    """Return every page with results as it should be, and its pictures: ``docs/algorithms`` and docs/findings-family.md.
 
     Raises:
         ConfigError: there is no ``docs`` folder (an installed package has none).
@@ -225,8 +270,10 @@ def pages(docs: pathlib.Path = DOCS) -> dict[pathlib.Path, str]:
     for path in sorted((docs / "algorithms").glob("*.md")):
         page = path.read_text(encoding="utf-8")
         if presets := named_presets(page):
-            found[path] = updated(page, block(presets, suites, predictions))
+            found[path] = updated(page, block(path.stem, presets, suites, predictions))
+            found |= {path.parent / "figures" / name: svg for name, svg in pictures(path.stem, suites, presets).items()}
     family = docs / "findings-family.md"
+    found |= {docs / "figures" / name: svg for name, svg in pictures("", [s for s in suites if s.name in FAMILY]).items()}
     return {**found, family: updated(family.read_text(encoding="utf-8"), family_block(suites, predictions))}
 
 
@@ -239,7 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in parser.parse_args(arguments).record:
         record(name)
     for path, text in pages().items():
-        if path.read_text(encoding="utf-8") != text:
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
             print(path.relative_to(DOCS.parent))
 
