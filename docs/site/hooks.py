@@ -1,4 +1,4 @@
-"""Hooks of the documentation site: patterns in the navigation, and pages for the source files that the text links to.
+"""Hooks of the documentation site: patterns in the navigation, the command line's reference, and pages for linked source files.
 
 On a code host `[grpo.py](../algos/grpo.py)` leads to the file. A site holds only what lies in ``docs/``, so every text file outside
 that a page links to becomes a page of its own under ``source/``, and links are rewritten to it.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import pathlib
 import posixpath
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -16,6 +17,7 @@ from mkdocs.structure.files import File, Files
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)]*)?(\))")
+COMMANDS = "<!-- what every command says under --help -->"
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json", "": "text", ".txt": "text"}
 
 
@@ -117,6 +119,22 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def command_reference() -> str:
+    """Return what every command says under ``--help``, as Markdown."""
+    import typer
+
+    from sdgym.cli import app
+
+    def sections(command: Any, name: str) -> Iterator[str]:
+        context = command.context_class(command, info_name=name, terminal_width=100, max_content_width=100)
+        yield f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+        for verb, child in sorted(getattr(command, "commands", {}).items()):
+            yield from sections(child, f"{name} {verb}")
+
+    return "\n".join(sections(typer.main.get_command(app), "sdgym"))
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Let links to source files lead to their pages."""
+    """Fill in the command line's reference; let links to source files lead to their pages."""
+    markdown = markdown.replace(COMMANDS, command_reference()) if COMMANDS in markdown else markdown
     return markdown if page.file.src_uri.startswith("source/") else rewritten(markdown, page.file.src_uri, page.file.src_uri)

@@ -55,7 +55,7 @@ def test_links_and_anchors_hold(page: str) -> None:
         assert not anchor or anchor in anchors(path.read_text()), f"{page} links to {target}#{anchor}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("reference/")])
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("reference/") and "command-line" not in page])
 def test_the_reference_names_modules_whose_public_parts_are_described(page: str) -> None:
     modules = re.findall(r"^::: ([\w.]+)$", (DOCS / page).read_text(), re.MULTILINE)
     assert modules
@@ -107,6 +107,14 @@ def test_links_to_source_files_lead_to_their_pages(monkeypatch: pytest.MonkeyPat
     assert module.expanded([{"A": ["environments/*"]}, "scale.md"], DOCS)[0]["A"] == [p for p in PAGES if p.startswith("environments/")]
     shown = module.rendered(ROOT / "CHANGELOG.md"), module.rendered(ROOT / "algos" / "grpo.py"), module.rendered(ROOT / "algos")
     assert "````python\n" in shown[1] and "- `grpo.py`" in shown[2] and shown[0].startswith("---\ntitle: CHANGELOG.md")
+
+
+def test_the_command_line_is_described_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = hooks(monkeypatch)
+    text = module.command_reference()
+    assert module.COMMANDS in (DOCS / "reference" / "command-line.md").read_text()
+    assert {f"## sdgym {verb}" for verb in ("train", "compare", "envs check", "model pretrain", "doctor")} <= set(text.splitlines())
+    assert "--resume" in text[text.index("## sdgym train") : text.index("## sdgym watch")]
 
 
 @pytest.mark.slow
