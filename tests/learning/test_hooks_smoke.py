@@ -29,6 +29,7 @@ METHODS: dict[str, tuple[str, dict[str, Any], str]] = {  # name: world, settings
     "bstar": (MATH, {"every": 1, "temperatures": [0.7, 1.0]}, "algo/balance"),
     "revise": (MATH, {"stage_steps": 1}, "loss/correct"),
     "pu_rl": (MATH, {}, "algo/order"),
+    "pu_pairs": (MATH, {}, "algo/margin"),
     "sgs": (MATH, {}, "algo/readable"),
     "mr_rlvr": ("sdgym/Steps-v0", {}, "loss/policy"),
 }

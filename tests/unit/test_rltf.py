@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdgym.algos.advantages import advantages
 from sdgym.algos.base import AnnotateContext, Batch, CollectContext, student_views
 from sdgym.algos.presets import build_algorithm
 from sdgym.algos.rltf import RLTF
@@ -116,6 +118,17 @@ def test_where_every_revision_succeeds_only_the_first_turn_baseline_leaves_a_sig
     _, second, distilled = turn_advantages(told, algorithm.pairs, 1.0, baseline)
     np.testing.assert_allclose(distilled[:3], expected, atol=1e-12)
     np.testing.assert_array_equal(second, 0.0)
+
+
+@pytest.mark.parametrize(("p1", "size", "rate"), [(0.9, 8, 0.5695), (0.5, 4, 0.875), (0.999, 8, 0.00797)])
+def test_how_often_second_turns_alone_leave_a_signal(p1: float, size: int, rate: float) -> None:
+    """§5.9 g, over all 2^N outcomes: 1 − p1^N − (1 − p1)^N, near N(1 − p1) only while that is small (.57 against .80 at .9, 8)."""
+    found = 0.0
+    for outcomes in itertools.product((0.0, 1.0), repeat=size):
+        centred = advantages(np.array(outcomes)[:, None], [list(range(size))], scale="none")
+        found += float(centred.any()) * float(np.prod([p1 if right else 1 - p1 for right in outcomes]))
+    assert found == pytest.approx(1 - p1**size - (1 - p1) ** size) == pytest.approx(rate, abs=5e-5)
+    assert abs(found - size * (1 - p1)) < 0.001 or size * (1 - p1) > 0.5
 
 
 @pytest.mark.parametrize("name", ["rltf_sd", "rltf_fm"])
