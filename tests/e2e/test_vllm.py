@@ -140,9 +140,9 @@ def test_a_whole_run_measures_the_gap_after_every_push(tmp_path: pathlib.Path) -
     assert max(moved) > 1e-4  # without a push the gap at steps 2 and 3 would be of the order of sqrt(2·KL)
 
 
-def untied_tiny(folder: pathlib.Path) -> str:
-    """A copy of ``tiny`` whose head is a weight of its own: a CPU server packs a tied head once and for all."""
-    policy = Policy.load("tiny")
+def untied(name: str, folder: pathlib.Path) -> str:
+    """A copy of a model whose head is a weight of its own: a CPU server packs a tied head once and for all."""
+    policy = Policy.load(name)
     config = copy.deepcopy(policy.model.config)
     config.tie_word_embeddings = False
     twin = type(policy.model)(config)
@@ -152,12 +152,14 @@ def untied_tiny(folder: pathlib.Path) -> str:
     return str(folder)
 
 
-@pytest.fixture
-def server(tmp_path: pathlib.Path) -> Iterator[str]:
+@pytest.fixture(params=["tiny", "smollm2-135m"])
+def server(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[str]:
+    if local_path(request.param) is None:
+        pytest.skip(f"the model {request.param} is not here (sdgym model fetch {request.param})")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = untied_tiny(tmp_path / "model")
+    folder = untied(request.param, tmp_path / "model")
     command = [
         sys.executable,
         "-m",
