@@ -19,7 +19,7 @@ Model = Annotated[str, typer.Argument(help="Run folder, or a model: embedded, fe
 
 def diagnose(
     run: Model,
-    env: Annotated[str, typer.Option("--env", help="Environment id; single-turn.")] = "sdgym/Math-v0",
+    env: Annotated[str, typer.Option("--env", help="Environment id.")] = "sdgym/Math-v0",
     conditioner: Annotated[str, typer.Option("--conditioner", help="What the teacher reads.", metavar="C")] = "reference",
     control: Annotated[str, typer.Option("--control", help="none, or P0 to P3 instead of the real text.")] = "none",
     step: Annotated[int | None, typer.Option("--step", help="A checkpoint of the run instead of its final model.")] = None,
@@ -115,7 +115,7 @@ def _measure(
     policy: Policy, teacher: Policy, env: str, conditioner: str, control: str, tasks: int, settings: ProbeSettings, kwargs: dict[str, Any]
 ) -> list[State]:
     from sdgym.algos.conditioning import conditioners
-    from sdgym.diagnose import probe
+    from sdgym.diagnose import Replayed, probe
     from sdgym.errors import DataError
     from sdgym.evaluation import eval_tasks
     from sdgym.generation.base import SamplingParams
@@ -129,7 +129,7 @@ def _measure(
     chosen = eval_tasks(world, str(kwargs["split"]), settings.seed, tasks)
     sampler = make_sampler(policy, 256)
     policy.chat = policy.chat.with_tools(getattr(world, "tools", None))
-    with RolloutDriver(lambda: make_env(env, **kwargs), policy.chat, sampler, Ledger(), settings.seed) as driver:
+    with RolloutDriver(lambda: Replayed(make_env(env, **kwargs)), policy.chat, sampler, Ledger(), settings.seed) as driver:
         states = probe(policy, teacher, world, driver, told, chosen, sampling, settings)
     world.close()
     if not states:
@@ -157,6 +157,8 @@ def _write(table: list[Group], facts: dict[str, str], run: str, out: pathlib.Pat
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "alignment.html"
     path.write_text(page(table, facts), encoding="utf-8")
+    records = {"facts": facts, "groups": [_record(group) for group in table]}
+    path.with_suffix(".json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")  # the report of a run shows it
     return path
 
 

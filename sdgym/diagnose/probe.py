@@ -1,10 +1,9 @@
-"""Rollouts, branches and logits behind the alignment probe."""
+"""Rollouts and logits behind the alignment probe."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import torch
 from sdgym.algos.base import AnnotateContext, Batch
 from sdgym.algos.conditioning.base import Conditioner
 from sdgym.algos.losses import DistillLoss
-from sdgym.core import MASKED_OUTCOMES, Outcome, ScoringView, Trajectory, ViewScores
+from sdgym.core import ScoringView, Trajectory, ViewScores
 from sdgym.diagnose.alignment import SIGNALS, State
+from sdgym.diagnose.branches import Branches, Prefix
 from sdgym.errors import ConfigError
 from sdgym.generation.base import SamplingParams
 from sdgym.packing import score_sequences
@@ -45,17 +45,6 @@ class ProbeSettings:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
-@dataclasses.dataclass
-class _Prefix:
-    """A place to branch from: row, index of the next token in the answer, candidates, and both sides' logits ``[V]``."""
-
-    row: Trajectory
-    place: int
-    candidates: np.ndarray
-    student: torch.Tensor
-    teacher: torch.Tensor
-
-
 def probe(
     policy: Policy,
     teacher: Policy,
@@ -70,26 +59,23 @@ def probe(
 
     Args:
         policy: plays, and is compared. teacher: gives the other distribution; may be ``policy`` itself.
-        env: judges whole answers; single-turn.
-        driver: plays and continues with ``policy``'s weights.
+        env: judges; in a world of several turns a branch begins inside one of them, and those before it are played again.
+        driver: plays and continues with ``policy``'s weights; see :class:`sdgym.diagnose.branches.Branches`.
         conditioner: what the teacher reads.
         tasks: what is played.
         sampling: of rollouts and branches.
         settings: see :class:`ProbeSettings`.
 
     Raises:
-        ConfigError: a world of several turns.
+        EnvError: a world of several turns that is not a function of its task and the actions.
     """
-    if int(getattr(env, "max_turns", 1)) > 1:
-        name = getattr(env, "env_id", "this world")
-        raise ConfigError(f"the probe branches inside one answer, and {name} has {env.max_turns} turns: choose a single-turn world")
     rows = driver.collect(tasks, settings.samples, sampling, Job("diagnose", 0, evaluation=True))
     count = settings.samples
     batch = Batch(rows, [list(range(i, i + count)) for i in range(0, len(rows), count)])
     views = conditioner.views(batch, _context(policy, settings.seed))
     rng = generator(settings.seed, "diagnose", "places")
-    prefixes = [p for row, told in zip(rows, views, strict=True) if told for p in _prefixes(policy, teacher, row, told[0], settings, rng)]
-    outcomes = _branch(prefixes, policy, env, driver, sampling, settings)
+    prefixes = [p for row, told in zip(rows, views, strict=True) if told for p in _prefixes(policy, teacher, row, told, settings, rng)]
+    outcomes = Branches(policy, env, driver, sampling, settings.branches).outcomes(prefixes)
     return [_state(prefix, found) for prefix, found in zip(prefixes, outcomes, strict=True)]
 
 
@@ -101,19 +87,25 @@ def _context(policy: Policy, seed: int) -> AnnotateContext:
 
 
 def _prefixes(
-    policy: Policy, teacher: Policy, row: Trajectory, told: ScoringView, settings: ProbeSettings, rng: np.random.Generator
-) -> list[_Prefix]:
-    """Choose places of a row, and read both distributions there."""
-    segment = row.segments[0]
-    length = len(segment.ids) - segment.prompt_length
-    places = np.sort(rng.permutation(length)[: settings.positions])
-    own = _logits(policy, segment.ids, segment.prompt_length + places)
-    ids = np.concatenate([told.prefix_ids, told.token_ids])
-    other = _logits(teacher, ids, len(told.prefix_ids) + places)
-    return [
-        _Prefix(row, int(place), mine.topk(min(settings.candidates, len(mine))).indices.cpu().numpy(), mine, theirs)
-        for place, mine, theirs in zip(places, own, other, strict=True)
-    ]
+    policy: Policy, teacher: Policy, row: Trajectory, told: Sequence[ScoringView], settings: ProbeSettings, rng: np.random.Generator
+) -> list[Prefix]:
+    """Choose places among all sampled tokens of a row, and read both distributions there."""
+    sampled = [(s, int(i)) for s, segment in enumerate(row.segments) for i in np.flatnonzero(segment.action_mask)]
+    places = np.sort(rng.permutation(len(sampled))[: settings.positions])
+    found = []
+    for number, (segment, view) in enumerate(zip(row.segments, told, strict=True)):
+        mine = [(int(place), sampled[place][1]) for place in places if sampled[place][0] == number]
+        if not mine:
+            continue
+        at = np.array([position for _, position in mine])
+        own = _logits(policy, segment.ids, at)
+        other = _logits(teacher, np.concatenate([view.prefix_ids, view.token_ids]), at - segment.prompt_length + len(view.prefix_ids))
+        for (place, position), student, theirs in zip(mine, own, other, strict=True):
+            span = next(span for span in segment.spans if span.start <= position < span.end)
+            tokens = student.topk(min(settings.candidates, len(student))).indices.cpu().numpy()
+            before, said = segment.ids[: span.start], segment.ids[span.start : position]
+            found.append(Prefix(row, span.turn, place, before, said, tokens, student, theirs))
+    return found
 
 
 def _logits(policy: Policy, ids: np.ndarray, positions: np.ndarray) -> torch.Tensor:
@@ -123,59 +115,7 @@ def _logits(policy: Policy, ids: np.ndarray, positions: np.ndarray) -> torch.Ten
         return policy.logits(hidden[torch.from_numpy(positions - 1).to(policy.device)]).double().cpu()
 
 
-def _branch(
-    prefixes: Sequence[_Prefix], policy: Policy, env: Any, driver: RolloutDriver, sampling: SamplingParams, settings: ProbeSettings
-) -> list[np.ndarray]:
-    """Force every candidate, continue it M times, judge the whole answers; return success ``[K, M]`` per prefix."""
-    ends = set(policy.chat.end_ids)
-    starts: list[tuple[_Prefix, np.ndarray]] = []
-    for prefix in prefixes:
-        segment = prefix.row.segments[0]
-        said = segment.ids[segment.prompt_length : segment.prompt_length + prefix.place]
-        starts += [(prefix, np.append(said, token)) for token in prefix.candidates]
-    judge = _judge(env, policy)
-    found: list[np.ndarray] = [np.zeros(0)] * len(starts)
-    by_room: dict[int, list[int]] = {}
-    for i, (prefix, said) in enumerate(starts):
-        room = 0 if int(said[-1]) in ends else sampling.max_tokens - len(said)
-        if room <= 0:
-            found[i] = np.full(settings.branches, judge(prefix.row, said))
-        else:
-            by_room.setdefault(room, []).append(i)
-    for room, members in sorted(by_room.items()):
-        prompts = [_after(starts[i]) for i in members for _ in range(settings.branches)]
-        job = Job(f"diagnose-{room}", 0, evaluation=True)
-        samples = driver.generate(prompts, dataclasses.replace(sampling, max_tokens=room), job)
-        for k, i in enumerate(members):
-            prefix, said = starts[i]
-            mine = samples[k * settings.branches : (k + 1) * settings.branches]
-            found[i] = np.array([judge(prefix.row, np.concatenate([said, sample.ids])) for sample in mine])
-    sizes = [len(prefix.candidates) for prefix in prefixes]
-    cuts = np.cumsum([0, *sizes])
-    return [np.stack(found[a:b]) for a, b in itertools.pairwise(cuts)]
-
-
-def _after(start: tuple[_Prefix, np.ndarray]) -> np.ndarray:
-    segment = start[0].row.segments[0]
-    return np.concatenate([segment.ids[: segment.prompt_length], start[1]])
-
-
-def _judge(env: Any, policy: Policy) -> Callable[[Trajectory, np.ndarray], float]:
-    """Return the judge of whole answers: 1 or 0, NaN where grading failed; equal texts are judged once."""
-    known: dict[tuple[str, str], float] = {}
-
-    def judge(row: Trajectory, ids: np.ndarray) -> float:
-        key = (row.task.task_id, policy.chat.decode_action(ids))
-        if key not in known:
-            env.reset(options={"task": row.task})
-            info = env.step(key[1])[4]
-            known[key] = float("nan") if Outcome(info.get("outcome", "")) in MASKED_OUTCOMES else float(info["success"] > 0)
-        return known[key]
-
-    return judge
-
-
-def _state(prefix: _Prefix, outcomes: np.ndarray) -> State:
+def _state(prefix: Prefix, outcomes: np.ndarray) -> State:
     chosen = torch.from_numpy(prefix.candidates)
     logprobs = prefix.student.log_softmax(-1)
     length = max(1, prefix.row.action_length - 1)

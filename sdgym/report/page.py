@@ -16,6 +16,7 @@ import yaml
 import sdgym
 from sdgym.files import replace_file
 from sdgym.report import figures, tables, versus
+from sdgym.report.alignment import alignments
 from sdgym.report.configs import config_differences, first_seeds
 from sdgym.report.load import Run, find_runs, load_details, load_run, read_lines
 from sdgym.report.tables import Block
@@ -91,6 +92,7 @@ def render(runs: Sequence[Run], saved: Saved, found: Versus, details: Mapping[st
         "version": sdgym.__version__,
         "versus": found,
         "analysis": found.analysis,
+        "alignments": alignments(runs),
         "gain_axis": tables.axis([v for _, rows in found.rankings for r in rows for v in (0.0, r.score.mean, r.score.low, r.score.high)]),
         **pictures(runs, blocks, saved, found),
         **code(),
@@ -106,6 +108,7 @@ def _sections(content: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
         ("curves", "Learning curves", bool(content["learning"])),
         ("teacher-health", "Teacher health", bool(content["teacher"])),
         ("shape", "Length and entropy", bool(content["shape"])),
+        ("alignment", "Gradient alignment", bool(content["alignments"])),
         ("cost", "Cost", bool(content["costs"])),
         ("trajectories", "Trajectories", True),
         ("configs", "Configurations", True),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import html
 import json
 import math
 import pathlib
@@ -16,14 +18,18 @@ import sdgym
 from sdgym.algos.conditioning import Reference
 from sdgym.cli import execute
 from sdgym.commands.diagnose import _models
-from sdgym.diagnose import SIGNALS, ProbeSettings, State, cosine, groups, ideal_gradient, probe, within
+from sdgym.diagnose import SIGNALS, ProbeSettings, Replayed, State, cosine, groups, ideal_gradient, probe, within
+from sdgym.diagnose.branches import REPLAY, Branches, Prefix
 from sdgym.diagnose.page import cells, page
 from sdgym.diagnose.probe import descent
-from sdgym.errors import ConfigError
+from sdgym.errors import ConfigError, DataError, EnvError
 from sdgym.generation.base import SamplingParams
 from sdgym.ledger import Ledger
 from sdgym.policy import Policy
-from sdgym.rollout import RolloutDriver
+from sdgym.report import write_report
+from sdgym.report.alignment import alignments
+from sdgym.report.load import load_run
+from sdgym.rollout import Job, RolloutDriver
 from sdgym.session import make_sampler
 from sdgym.testing_engine import KINDS, LETTERS_ID, LettersEnv
 from sdgym.testing_policy import random_policy
@@ -108,11 +114,9 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 
 def run(policy: Policy, settings: ProbeSettings, env: LettersEnv | None = None) -> list[State]:
-    from sdgym.session import make_env
-
     world = env or LettersEnv()
-    sampler = make_sampler(policy, 64)
-    with RolloutDriver(lambda: make_env(LETTERS_ID), policy.chat, sampler, Ledger(), 0, max_live=64) as driver:
+    sampler, turns = make_sampler(policy, 64), world.max_turns
+    with RolloutDriver(lambda: Replayed(LettersEnv(turns=turns)), policy.chat, sampler, Ledger(), 0, max_live=64) as driver:
         tasks = list(world.tasks("val", 0, 6))
         return probe(policy, policy, world, driver, Reference(), tasks, SamplingParams(max_tokens=2), settings)
 
@@ -146,9 +150,67 @@ def _top(policy: Policy, task_id: str, count: int) -> np.ndarray:
         return policy.model(torch.from_numpy(ids)[None]).logits[0, -1].topk(count).indices.numpy()
 
 
+def test_several_turns_a_branch_begins_in_the_middle_and_is_played_to_the_end(policy: Policy) -> None:
+    """Success is the last turn's: there a candidate at its start decides; in the first turn the rest of the episode does."""
+    settings = ProbeSettings(samples=2, positions=3, candidates=3, branches=2)
+    states = run(policy, settings, LettersEnv(turns=2))
+    tasks = {t.task_id: t for t in LettersEnv().tasks("val", 0, 6)}
+    assert {s.task for s in states} <= set(tasks) and len(states) > 20 and all(s.outcomes.shape == (3, 2) for s in states)
+    last = [s for s in states if s.position > 0.5 and s.outcomes.min() == s.outcomes.max()]
+    assert last and all(s.outcomes.max() == float(s.correct) for s in last if s.position == 1.0)
+    first = [s for s in states if s.position == 0]
+    assert first and any(0 < s.outcomes.mean() < 1 for s in first), "the second turn is sampled anew in every branch"
+    again = run(policy, settings, LettersEnv(turns=2))
+    assert all(np.array_equal(a.outcomes, b.outcomes) and np.array_equal(a.probs, b.probs) for a, b in zip(states, again, strict=True))
+
+
+def test_an_episode_resumes_where_its_actions_have_led() -> None:
+    env, task = LettersEnv(turns=3), next(iter(LettersEnv().tasks("val", 0, 1)))
+    _, info = env.reset(options={"task": task})
+    talk = [*info["messages"]]
+    for action in ("a", "7"):
+        observation, *_, info = env.step(action)
+        talk += [{"role": "assistant", "content": action}, *info["messages"]]
+    resumed = Replayed(LettersEnv(turns=3))
+    there = dataclasses.replace(task, meta={**task.meta, REPLAY: ("a", "7")})
+    seen, told = resumed.reset(options={"task": there})
+    assert (seen, list(told["messages"])) == (observation, talk) and resumed.unwrapped.turn == 2
+    assert resumed.unwrapped.task == task, "the world sees the task it made"
+    assert env.step("b")[:4] == resumed.step("b")[:4]
+    assert resumed.reset(options={"task": task})[0] == task.messages[-1]["content"]
+    with pytest.raises(EnvError, match="ended earlier"):
+        Replayed(LettersEnv(turns=2)).reset(options={"task": there})
+
+
+def test_the_tokens_of_a_resumed_episode_are_those_of_the_played_one(policy: Policy) -> None:
+    """Branching with the very token that was sampled, where it ends the turn, leads to the prompt of the row's next turn."""
+    with RolloutDriver(lambda: Replayed(LettersEnv(turns=2)), policy.chat, make_sampler(policy, 64), Ledger(), 0) as driver:
+        tasks = list(LettersEnv(turns=2).tasks("val", 0, 12))
+        rows = driver.collect(tasks, 2, SamplingParams(max_tokens=2), Job("diagnose", 0, evaluation=True))
+        branches = Branches(policy, LettersEnv(turns=2), driver, SamplingParams(max_tokens=2), 1)
+        for row in rows:
+            (segment,), (first, second) = row.segments, row.segments[0].spans
+            nothing = torch.zeros(1)
+            prefix = Prefix(row, 0, 0, segment.ids[: first.start], segment.ids[first.start : first.end], np.zeros(0), nothing, nothing)
+            after = branches._judge(prefix, prefix.said)
+            np.testing.assert_array_equal(branches._prompt(prefix, prefix.said, after), segment.ids[: second.start])
+            assert after.success is None and after.observation == row.observations[1]
+
+
+def test_a_world_that_is_not_a_function_of_the_actions_cannot_be_branched(policy: Policy) -> None:
+    class Moody(LettersEnv):
+        moods = 0
+
+        async def respond(self, action: str) -> Any:
+            self.moods += 1
+            found = await super().respond(action)
+            return dataclasses.replace(found, observation=f"{found.observation} {self.moods}" if found.observation else "")
+
+    with pytest.raises(EnvError, match="another observation"):
+        run(policy, ProbeSettings(samples=2, positions=3, candidates=2, branches=2), Moody(turns=2))
+
+
 def test_refusals(policy: Policy) -> None:
-    with pytest.raises(ConfigError, match="2 turns"):
-        run(policy, ProbeSettings(), LettersEnv(turns=2))
     with pytest.raises(ConfigError, match="branches must be at least 2"):
         ProbeSettings(branches=1)
 
@@ -173,6 +235,20 @@ def test_any_checkpoint_of_a_run(policy: Policy, tmp_path: pathlib.Path, capsys:
     final, first, last = (_models(str(run), step, None, "cpu", 1)[0] for step in (None, 1, 2))
     weights = [torch.cat([p.flatten() for p in found.model.parameters()]) for found in (final, first, last)]
     assert torch.equal(weights[0], weights[2]) and not torch.equal(weights[0], weights[1])
+    small = ["--tasks", "3", "--samples", "1", "--positions", "1", "--candidates", "3", "--branches", "2", "--device", "cpu"]
+    assert execute(["algos", "diagnose", str(run), "--env", LETTERS_ID, *small]) == 0 and (run / "alignment.html").is_file()
+    text = write_report(run).read_text(encoding="utf-8")
+    (probed,) = alignments([load_run(run)])
+    assert {line.group for line in probed.lines} & {"all"} and len(probed.lines) % len(SIGNALS) == 0
+    assert 'id="alignment"' in text and probed.facts in html.unescape(text) and "conditioner" not in probed.facts
+    for line in probed.lines:
+        assert math.isnan(line.mean) or f">{line.mean:+.2f}</td>" in text, "the picture shows the probe's own numbers"
+    (run / "alignment.json").write_text('{"facts": {}}')
+    with pytest.raises(DataError, match="run it again"):
+        write_report(run)
+    (run / "alignment.json").unlink()
+    assert 'id="alignment"' not in write_report(run).read_text(encoding="utf-8")
+    capsys.readouterr()
     assert execute(["algos", "diagnose", str(run), "--step", "7"]) == 2 and "steps [1, 2]" in capsys.readouterr().err
     shutil.rmtree(run / "model")
     assert torch.equal(torch.cat([p.flatten() for p in _models(str(run), None, None, "cpu", 1)[0].model.parameters()]), weights[2])
