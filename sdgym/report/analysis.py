@@ -144,13 +144,14 @@ def agreements(cells: Sequence[Cell], arms: Sequence[str]) -> list[tuple[str, st
 
 
 def curve_summaries(folder: pathlib.Path, runs: Sequence[Run], details: Mapping[str, Any]) -> list[CurveSummary]:
-    """Summarise the learning curves of finished runs."""
+    """Summarise the learning curves over sampled tokens of finished runs; a method that samples nothing has none."""
     groups: dict[str, dict[str, list[tuple[list[float], list[float]]]]] = {}
     for run in runs:
         if run.finished and len(run.curve) > 1:
             arm, place = details["trials"][run.folder.relative_to(folder).as_posix()]
             points = dict(sorted((run.at(s.step, TOKENS), s.success) for s in run.curve))
-            groups.setdefault(place, {}).setdefault(arm, []).append((list(points), list(points.values())))
+            if len(points) > 1:
+                groups.setdefault(place, {}).setdefault(arm, []).append((list(points), list(points.values())))
     return [
         _summary(arm, place, curves, min(x[-1] for others in arms.values() for x, _ in others))
         for place, arms in groups.items()
@@ -162,5 +163,5 @@ def _summary(arm: str, place: str, curves: Sequence[tuple[list[float], list[floa
     start = statistics.fmean(y[0] for _, y in curves)
     threshold = 0.5 * (1.0 + start)
     tokens = [budget_to_threshold(x, y, threshold) for x, y in curves]
-    areas = [area_under_curve(x, y, limit) for x, y in curves if len(x) > 1]
+    areas = [area_under_curve(x, y, limit) for x, y in curves]
     return CurveSummary(arm, place, estimate(areas), limit, threshold, statistics.median(tokens), sum(math.isfinite(t) for t in tokens))
