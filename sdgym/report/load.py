@@ -165,7 +165,7 @@ def load_run(folder: pathlib.Path, arm: str | None = None, start: Sequence[Mappi
     algo = str(config["algo"]["name"])
     metrics = tuple(line for line in read_lines(folder / "metrics.jsonl") if "step" in line)
     items = (*start, *read_lines(folder / "eval.jsonl"))
-    return Run(folder, arm or algo, supervision_of(algo), config, scores_of(items), metrics, items)
+    return Run(folder, arm or algo, supervision_of(algo, config["algo"].get("overrides") or {}), config, scores_of(items), metrics, items)
 
 
 def scores_of(records: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:
@@ -185,13 +185,13 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def supervision_of(algo: str) -> str:
-    """Return what the method may learn from, or ``?`` where its code is not at hand."""
+def supervision_of(algo: str, overrides: Mapping[str, Any]) -> str:
+    """Return what the method may learn from with these settings, or ``?`` where its code is not at hand."""
     from sdgym.algos.presets import build_algorithm
     from sdgym.errors import UserError
 
     try:
-        return str(build_algorithm(algo).supervision)
+        return str(build_algorithm(algo, dict(overrides)).supervision)
     except UserError:
         return "?"
 
