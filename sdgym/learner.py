@@ -268,7 +268,7 @@ class Learner:
         fused = [Fused(step.terms[t].loss, index[t], _columns([entry.item for entry, _, _ in slices[t]])) for t in readers]
         scores: Scores = self.module(batch, "policy", fused)
         self._charge_update(batch, scores, [view for reader in fused for column in reader.references for view in column])
-        total = scores.logprobs.sum() * 0.0
+        shares: list[Tensor] = []
         for t, found in slices.items():
             term, place = step.terms[t], readers.index(t) if t in readers else None
             inputs = self._inputs([entry for entry, _, _ in found], index[t], scores, place)
@@ -276,13 +276,14 @@ class Learner:
                 self.recorder.add(term, [entry.item for entry, _, _ in found], inputs)
             values, metrics = term.loss(inputs)
             value = self._reduce(step, t, values, inputs)
-            total = total + term.coefficient * value
+            shares.append(term.coefficient * value)
             for entry, start, stop in found:
                 entry.current = scores.logprobs[start:stop].detach()
             step.meters.loss(term, value)
             step.meters.tokens(term, metrics, inputs, scores.entropy[index[t]])
             step.meters.gap([entry.item for entry, _, _ in found], [scores.logprobs[a:b] for _, a, b in found], step.rows)
-        return total
+        total = sum(shares[1:], shares[0])
+        return total if total.requires_grad else total + scores.logprobs.sum() * 0.0
 
     def _reduce(self, step: _Step, number: int, values: Tensor, inputs: LossInputs) -> Tensor:
         """Turn a term's values into its part of the scalar objective."""

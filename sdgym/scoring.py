@@ -42,6 +42,9 @@ class Fused:
 class Scores:
     """What a forward says about the S scored tokens of its batch, in order.
 
+    Whoever goes backward through some of it drops the rest first: where the head ran in chunks, each chunk's logits are computed
+    again, and what a kept output would need of them stays.
+
     Attributes:
         logprobs: ``[S]``.
         entropy: ``[S]``, detached.
@@ -209,37 +212,44 @@ def _score_chunk(
     What carries no gradient comes last: a recomputation for the backward pass ends where the last gradient begins.
     """
     logits = scored.logits(slice(low, high))
-    logprobs = _logprobs(logits, targets[low:high])
+    normaliser = logits.logsumexp(-1)
+    logprobs = _logprobs(logits, targets[low:high], normaliser)
     features: list[dict[str, Tensor]] = []
     seen: list[tuple[Tensor, Tensor] | Tensor] = []
     for number, (term, distributions) in enumerate(zip(fused, references, strict=True)):
         first, last = (int(i) for i in torch.searchsorted(term.index, torch.tensor([low, high], device=term.index.device)))
         index = term.index[first:last]
         own, token_ids = logits[index - low] if last - first < high - low else logits, targets[index]
-        if number in known:
-            reduced, their_logprobs = known[number]
-            features.append(term.loss.reduced_features(own, reduced))  # type: ignore[attr-defined]
-            seen.append(their_logprobs)
-            continue
-        with torch.no_grad():
-            others = [distribution.logits(slice(first, last)) for distribution in distributions]
-            stacked = torch.stack(others) if others else logits.new_zeros((0, *own.shape))
-            reduced = term.loss.reduce(own.detach(), stacked) if isinstance(term.loss, ReducingLoss) else {}
-        if reduced:
-            known[number] = reduced, _reference_logprobs(stacked, token_ids)
-            features.append(term.loss.reduced_features(own, reduced))  # type: ignore[attr-defined]
+        stacked = None if number in known else _stacked(distributions, slice(first, last), own)
+        if stacked is not None and isinstance(term.loss, ReducingLoss):
+            with torch.no_grad():
+                reduced = term.loss.reduce(own.detach(), stacked)
+            if reduced:
+                known[number] = reduced, _reference_logprobs(stacked, token_ids)
+                stacked = None
+        if stacked is None:
+            features.append(term.loss.reduced_features(own, known[number][0]))  # type: ignore[attr-defined]
             seen.append(known[number][1])
         else:
             features.append(term.loss.token_features(own, stacked, token_ids))
             seen.append((stacked, token_ids))
     reference_logprobs = [found if isinstance(found, Tensor) else _reference_logprobs(*found) for found in seen]
-    return Scores(logprobs, _entropy(logits), features, reference_logprobs, 0)
+    return Scores(logprobs, _entropy(logits, normaliser), features, reference_logprobs, 0)
+
+
+@torch.no_grad()
+def _stacked(distributions: Sequence[_Distribution], rows: slice, own: Tensor) -> Tensor:
+    """Return the logits ``[M, C, V]`` of the references beside the student's ``own [C, V]``; one reference is not copied."""
+    others = [distribution.logits(rows) for distribution in distributions]
+    if len(others) == 1:
+        return others[0][None]
+    return torch.stack(others) if others else own.new_zeros((0, *own.shape))
 
 
 @torch.no_grad()
 def _reference_logprobs(stacked: Tensor, token_ids: Tensor) -> Tensor:
     """Return the log-probs ``[M, C]`` of ``token_ids [C]`` under ``stacked [M, C, V]``."""
-    return _logprobs(stacked, token_ids.expand(stacked.shape[:-1]))
+    return _logprobs(stacked, token_ids.expand(stacked.shape[:-1]), stacked.logsumexp(-1))
 
 
 def _scaled(logits: Tensor, factor: float) -> Tensor:
@@ -247,17 +257,17 @@ def _scaled(logits: Tensor, factor: float) -> Tensor:
     return logits if factor == 1.0 else logits * factor
 
 
-def _logprobs(logits: Tensor, token_ids: Tensor) -> Tensor:
+def _logprobs(logits: Tensor, token_ids: Tensor, normaliser: Tensor) -> Tensor:
     """Return the log-probs ``[...]`` of ``token_ids [...]`` under ``logits [..., V]``; [..., V] log-probs are never made."""
-    return logits.gather(-1, token_ids[..., None])[..., 0] - logits.logsumexp(-1)
+    return logits.gather(-1, token_ids[..., None])[..., 0] - normaliser
 
 
 @torch.no_grad()
-def _entropy(logits: Tensor) -> Tensor:
+def _entropy(logits: Tensor, normaliser: Tensor) -> Tensor:
     """Return the entropies ``[C]`` in nats of ``logits [C, V]``; an impossible token (−inf) adds nothing."""
     finite = logits.clamp(min=torch.finfo(logits.dtype).min)
     mean: Tensor = torch.linalg.vecdot(logits.softmax(-1), finite)
-    return logits.logsumexp(-1) - mean
+    return normaliser - mean
 
 
 def _concatenate(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
