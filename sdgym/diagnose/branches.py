@@ -52,9 +52,9 @@ class Replayed:
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode and play its first actions again; ``messages`` then holds the conversation up to there."""
-        task = (options or {}).get("task")
-        actions = task.meta.get(REPLAY, ()) if task is not None else ()
-        if not actions:
+        task: Task | None = (options or {}).get("task")
+        actions = () if task is None else task.meta.get(REPLAY, ())
+        if task is None or not actions:
             return self.env.reset(seed=seed, options=options)  # type: ignore[no-any-return]
         plain = dataclasses.replace(task, meta={key: value for key, value in task.meta.items() if key != REPLAY})
         observation, info, messages, over = replay(self.env, plain, actions)
