@@ -125,7 +125,7 @@ MUTANTS = (
     Mutant("packing: strangers attend to each other", "sdgym/packing.py", "seen[start:stop, ancestors] = True", "seen[start:stop, :start] = True", T_LEARNER + "test_scores_equal_a_fresh_forward"),
     Mutant("learner: on-policy ratio with gradient", "sdgym/learner.py", "own = logprobs.detach()", "own = logprobs", T_EXPRESSIBLE + "test_the_learner_takes_the_gradient_of_the_interpreter[cepo]"),
     Mutant("scoring: temperature forgotten", "sdgym/scoring.py", ".float(), weight / self.temperature)", ".float(), weight)", T_LEARNER + "test_scores_equal_a_fresh_forward"),
-    Mutant("learner: coefficient forgotten", "sdgym/learner.py", "total = total + term.coefficient * value", "total = total + value", T_EXPRESSIBLE + "test_the_learner_takes_the_gradient_of_the_interpreter[skill_sd]"),
+    Mutant("learner: coefficient forgotten", "sdgym/learner.py", "shares.append(term.coefficient * value)", "shares.append(value)", T_EXPRESSIBLE + "test_the_learner_takes_the_gradient_of_the_interpreter[skill_sd]"),
     Mutant("teacher: average the wrong way round", "sdgym/teacher.py", "total.mul_(1.0 - self.rate).add_(theirs[name].float(), alpha=self.rate)", "total.mul_(self.rate).add_(theirs[name].float(), alpha=1.0 - self.rate)", T_TEACHER + "test_ema_ten_steps_at_a_twentieth"),
     Mutant("teacher: frozen copy shares the student's weights", "sdgym/teacher.py", "twin = copy.deepcopy(model)", "twin = copy.copy(model)", T_TEACHER + "test_frozen_never_moves"),
     Mutant("rollout: observations trained", "sdgym/episode.py", "self.masks.append(np.full(len(ids), sampled))", "self.masks.append(np.full(len(ids), True))", T_ROLLOUT + "test_segments_hold_exactly_what_passed_through_the_sampler"),
