@@ -24,7 +24,7 @@ from sdgym.algos.base import Algorithm, AnnotateContext, Batch, Phase
 from sdgym.algos.grpo import GRPO, GRPOConfig
 from sdgym.algos.losses import ImportanceWeightedKL
 from sdgym.algos.settings import ContextSettings, TeacherSettings, UpdateSettings
-from sdgym.algos.skills import Endpoint, ModelSummariser, SkillBank, SkillContext, SkillCycle, TemplateSummariser, recurs
+from sdgym.algos.skills import ChatEndpoint, ModelSummariser, SkillBank, SkillContext, SkillCycle, TemplateSummariser, recurs
 from sdgym.algos.skills.summary import Summariser
 from sdgym.algos.terms import build_items, make_term, usable_rows
 from sdgym.core import LossTerm
@@ -62,7 +62,7 @@ class SkillSDConfig(UpdateSettings, TeacherSettings, ContextSettings):
             return TemplateSummariser() if self.summariser == "template" else ModelSummariser(ask_policy)
         if not self.summariser_url or not self.summariser_model:
             raise ConfigError("summariser=endpoint needs summariser_url and summariser_model: set both, or use summariser=template")
-        return ModelSummariser(Endpoint(self.summariser_url, self.summariser_model, self.summariser_key_env))
+        return ModelSummariser(ChatEndpoint(self.summariser_url, self.summariser_model, self.summariser_key_env))
 
 
 class SkillSD(Algorithm):

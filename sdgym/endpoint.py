@@ -53,7 +53,7 @@ class Endpoint:
         if parts.username or parts.password or parts.query:
             raise ConfigError(f"the address of {what} must hold no user name, password or query: put the key into an environment variable")
         if key_env and not os.environ.get(key_env):
-            raise ConfigError(f"the environment variable {key_env} for the key of {what} is empty")
+            raise ConfigError(f"the environment variable {key_env} for the key of {what} is empty: set it, or name none")
         self.url, self.what, self.timeout, self.wait, self._key_env = url.rstrip("/"), what, timeout, wait, key_env
         self._opener = urllib.request.build_opener(_NoRedirect)
 

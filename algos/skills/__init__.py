@@ -3,11 +3,11 @@
 from sdgym.algos.skills.bank import Skill, SkillBank
 from sdgym.algos.skills.context import SkillContext, shelf_of
 from sdgym.algos.skills.cycle import SkillCycle, recurs
-from sdgym.algos.skills.endpoint import Endpoint
+from sdgym.algos.skills.endpoint import ChatEndpoint
 from sdgym.algos.skills.summary import ModelSummariser, Summariser, Summary, TemplateSummariser, parse_summary, summary_request
 
 __all__ = [
-    "Endpoint",
+    "ChatEndpoint",
     "ModelSummariser",
     "Skill",
     "SkillBank",

@@ -44,7 +44,7 @@ class ModelSummariser:
 
     Args:
         ask: an :data:`sdgym.algos.asking.Ask`: :func:`sdgym.algos.asking.ask_policy` or an
-            :class:`sdgym.algos.skills.Endpoint`.
+            :class:`sdgym.algos.skills.ChatEndpoint`.
     """
 
     def __init__(self, ask: Ask) -> None:

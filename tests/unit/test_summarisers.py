@@ -15,7 +15,7 @@ import pytest
 from sdgym.algos.asking import ask_policy
 from sdgym.algos.base import CollectContext
 from sdgym.algos.presets import build_algorithm
-from sdgym.algos.skills import Endpoint, ModelSummariser, Summary, parse_summary, summary_request
+from sdgym.algos.skills import ChatEndpoint, ModelSummariser, Summary, parse_summary, summary_request
 from sdgym.chat import ChatFormat
 from sdgym.core import Feedback, Trajectory
 from sdgym.errors import ConfigError
@@ -189,7 +189,7 @@ def test_endpoint_answers_in_order_and_counts_tokens(start: Start, monkeypatch: 
     monkeypatch.setenv("SUMMARY_KEY", "sesame")
     server = start(echo)
     context, reported = context_of()
-    found = ModelSummariser(Endpoint(server.url + "/", "big-model", "SUMMARY_KEY"))(rows(9), context)
+    found = ModelSummariser(ChatEndpoint(server.url + "/", "big-model", "SUMMARY_KEY"))(rows(9), context)
     assert found == [Summary(f"try {i}") for i in range(9)]
     assert reported == {"summary_failed": 0.0, "summary_tokens": 63.0}
     assert {(r["path"], r["model"], r["temperature"]) for r in server.requests} == {("/v1/chat/completions", "big-model", 0.0)}
@@ -199,7 +199,7 @@ def test_endpoint_answers_in_order_and_counts_tokens(start: Start, monkeypatch: 
 def test_passing_trouble_is_tried_again(start: Start) -> None:
     server = start(lambda n, request: (503, {}) if n == 0 else (429, {}) if n == 1 else echo(n, request))
     context, reported = context_of()
-    assert ModelSummariser(Endpoint(server.url, "m", wait=0.01))(rows(1), context) == [Summary("try 0")]
+    assert ModelSummariser(ChatEndpoint(server.url, "m", wait=0.01))(rows(1), context) == [Summary("try 0")]
     assert len(server.requests) == 3 and reported["summary_failed"] == 0.0
     assert "Authorization" not in server.headers[0]
 
@@ -208,16 +208,16 @@ def test_passing_trouble_is_tried_again(start: Start) -> None:
 def test_what_is_no_completion_leaves_no_skill_and_a_warning(start: Start, answer: Any) -> None:
     server = start(lambda n, request: (200, answer))
     context, reported = context_of()
-    with pytest.warns(UserWarning, match="1 of 1 summaries failed at http"):
-        assert ModelSummariser(Endpoint(server.url, "m", wait=0.0))(rows(1), context) == [None]
+    with pytest.warns(UserWarning, match="1 of 1 summaries failed: the summariser at http"):
+        assert ModelSummariser(ChatEndpoint(server.url, "m", wait=0.0))(rows(1), context) == [None]
     assert reported["summary_failed"] == 1.0
 
 
 def test_one_failure_costs_one_skill(start: Start) -> None:
     server = start(lambda n, request: (500, {}) if "try 1" in request["messages"][0]["content"] else echo(n, request))
     context, _ = context_of()
-    with pytest.warns(UserWarning, match="1 of 3 summaries failed .*HTTP 500"):
-        assert ModelSummariser(Endpoint(server.url, "m", wait=0.0))(rows(3), context) == [Summary("try 0"), None, Summary("try 2")]
+    with pytest.warns(UserWarning, match="1 of 3 summaries failed: .*HTTP 500"):
+        assert ModelSummariser(ChatEndpoint(server.url, "m", wait=0.0))(rows(3), context) == [Summary("try 0"), None, Summary("try 2")]
 
 
 def test_nobody_listening_is_a_warning(start: Start) -> None:
@@ -225,7 +225,7 @@ def test_nobody_listening_is_a_warning(start: Start) -> None:
     server.http.server_close()
     context, _ = context_of()
     with pytest.warns(UserWarning, match="summaries failed"):
-        assert Endpoint(server.url, "m", wait=0.0, timeout=1.0)([summary_request(rows(1)[0])], context) == [None]
+        assert ChatEndpoint(server.url, "m", wait=0.0, timeout=1.0)([summary_request(rows(1)[0])], context) == [None]
 
 
 @pytest.mark.parametrize(("status", "why"), [(401, "the key is missing or wrong"), (404, "no such path or model")])
@@ -233,7 +233,7 @@ def test_what_will_never_work_stops_the_run(start: Start, status: int, why: str)
     server = start(lambda n, request: (status, {"error": "no"}))
     context, _ = context_of()
     with pytest.raises(ConfigError, match=f"answered {status}: .*{why}"):
-        Endpoint(server.url, "m")([summary_request(rows(1)[0])], context)
+        ChatEndpoint(server.url, "m")([summary_request(rows(1)[0])], context)
     assert len(server.requests) == 1
 
 
@@ -241,7 +241,7 @@ def test_a_refused_request_is_not_repeated(start: Start) -> None:
     server = start(lambda n, request: (400, {"error": "too long"}))
     context, _ = context_of()
     with pytest.warns(UserWarning, match="HTTP 400"):
-        assert Endpoint(server.url, "m", wait=0.0)([summary_request(rows(1)[0])], context) == [None]
+        assert ChatEndpoint(server.url, "m", wait=0.0)([summary_request(rows(1)[0])], context) == [None]
     assert len(server.requests) == 1
 
 
@@ -251,7 +251,7 @@ def test_the_key_is_not_carried_to_another_host(start: Start, monkeypatch: pytes
     server = start(lambda n, request: (302, (other.url + "/chat/completions").encode()))
     context, _ = context_of()
     with pytest.warns(UserWarning, match="HTTP 302"):
-        Endpoint(server.url, "m", "SUMMARY_KEY", wait=0.0)([summary_request(rows(1)[0])], context)
+        ChatEndpoint(server.url, "m", "SUMMARY_KEY", wait=0.0)([summary_request(rows(1)[0])], context)
     assert other.requests == []
 
 
@@ -261,5 +261,5 @@ def test_the_key_is_in_no_config_and_in_no_state(start: Start, monkeypatch: pyte
     algorithm = build_algorithm("skill_sd", settings)
     assert "sesame" not in str(algorithm.config) and "sesame" not in str(algorithm.state_dict())
     monkeypatch.delenv("SUMMARY_KEY")
-    with pytest.raises(ConfigError, match="SUMMARY_KEY for the summariser's key is empty: set it, or leave summariser_key_env out"):
+    with pytest.raises(ConfigError, match="SUMMARY_KEY for the key of the summariser is empty: set it, or name none"):
         build_algorithm("skill_sd", settings)
