@@ -6,14 +6,14 @@ Importing this module registers the id: ``sdgym.envs.dataset:sdgym/Dataset-v0`` 
 from __future__ import annotations
 
 import asyncio
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
 
-from sdgym.core import Outcome, Task
+from sdgym.core import Task
+from sdgym.envs.records import read_records
 from sdgym.errors import ConfigError, DataError, InfraError, UserError
 from sdgym.text_env import Response, TextEnv
 from sdgym.verifiers.graders import Grader, grade, graders
@@ -86,17 +86,7 @@ class DatasetEnv(TextEnv):
             raise
         except Exception as error:  # a third party's code: the row is masked under its name
             raise InfraError(f"the grader raised {type(error).__name__}: {error}") from error
-        success = verdict.outcome is Outcome.CORRECT
-        return Response(
-            observation="",
-            reward=verdict.score or 0.0,
-            terminated=True,
-            outcome=verdict.outcome,
-            feedback=verdict.feedback,
-            success=success,
-            valid_action=verdict.outcome not in (Outcome.NO_ANSWER, Outcome.UNPARSABLE),
-            reward_components={"success": float(success)},
-        )
+        return Response.of(verdict)
 
     def oracle(self, task: Task) -> Sequence[str]:
         """Return the row's answer. Raises ConfigError where it has none."""
@@ -110,27 +100,15 @@ class DatasetEnv(TextEnv):
 
 
 def _load(file: pathlib.Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        lines = file.expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the data file {str(file)!r} cannot be read as UTF-8 text: {error}") from error
-    if not any(line.strip() for line in lines):
-        raise DataError(f"{str(file)!r} holds no rows")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{file.name}, line {number} is not JSON: {error}") from error
-        text = (
-            next((row[name] for name in QUESTIONS if isinstance(row.get(name), str) and row[name].strip()), None)
-            if isinstance(row, dict)
-            else None
-        )
+    """Yield the statement of every row, and the row. Raises :class:`DataError` for one without, and for a file without rows."""
+    number = 0
+    for number, row in read_records(file.expanduser()):
+        text = next((row[name] for name in QUESTIONS if isinstance(row.get(name), str) and row[name].strip()), None)
         if text is None:
             raise DataError(f"{file.name}, line {number} has no statement: a column {', '.join(QUESTIONS[:-1])} or {QUESTIONS[-1]}")
         yield text.strip(), row
+    if not number:
+        raise DataError(f"{str(file)!r} holds no rows")
 
 
 if DatasetEnv.env_id not in gymnasium.registry:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from sdgym.core import MASKED_OUTCOMES, Message, Outcome, Task, content_hash
+from sdgym.core import MASKED_OUTCOMES, Message, Outcome, Task, Verdict, content_hash
 from sdgym.errors import ConfigError, EnvError, InfraError, UnknownNameError
 from sdgym.seeding import derive, generator
 
@@ -89,6 +89,21 @@ class Response:
     valid_action: bool = True
     reward_components: Mapping[str, float] = dataclasses.field(default_factory=dict)
     messages: tuple[Message, ...] | None = None
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> Response:
+        """Return the answer to an action that ends its episode: the score is the reward, and only what is right is a success."""
+        success = verdict.outcome is Outcome.CORRECT
+        return cls(
+            observation="",
+            reward=verdict.score or 0.0,
+            terminated=True,
+            outcome=verdict.outcome,
+            feedback=verdict.feedback,
+            success=success,
+            valid_action=verdict.outcome not in (Outcome.NO_ANSWER, Outcome.UNPARSABLE),
+            reward_components={"success": float(success)},
+        )
 
 
 @dataclasses.dataclass(frozen=True)

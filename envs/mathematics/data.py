@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sdgym.core import Outcome, Verdict
 from sdgym.envs.mathematics.problem import boxed
+from sdgym.envs.records import read_records
 from sdgym.errors import DataError, UserError, suggest
 from sdgym.verifiers.math_answer import judge
 from sdgym.verifiers.math_gold import Gold
@@ -66,19 +66,7 @@ def _records(file: pathlib.Path) -> Iterator[Mapping[str, Any]]:
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{str(file)!r} cannot be read as Parquet: {error}") from error
         return
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{str(file)!r} cannot be read as UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:  # the latter: brackets without end
-                raise DataError(f"{file.name}, line {number} is not JSON: {getattr(error, 'msg', 'it nests too deeply')}") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{file.name}, line {number} is not a JSON object with columns")
-            yield record
+    yield from (record for _, record in read_records(file))
 
 
 def _row(record: Mapping[str, Any], place: str) -> Row:

@@ -116,18 +116,7 @@ class MathEnv(TextEnv):
     async def respond(self, action: str) -> Response:
         """Grade the answer; the episode ends."""
         assert self.task is not None
-        verdict = await grade(gold_of(self.task), action)
-        success = verdict.outcome is Outcome.CORRECT
-        return Response(
-            observation="",
-            reward=verdict.score or 0.0,
-            terminated=True,
-            outcome=verdict.outcome,
-            feedback=verdict.feedback,
-            success=success,
-            valid_action=verdict.outcome not in (Outcome.NO_ANSWER, Outcome.UNPARSABLE),
-            reward_components={"success": float(success)},
-        )
+        return Response.of(await grade(gold_of(self.task), action))
 
     # ---- demonstrations -------------------------------------------------------------------------
 

