@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -18,6 +19,7 @@ import sdgym
 from sdgym.errors import ConfigError
 from sdgym.ledger import Ledger
 from sdgym.parallel import World, complete_deepspeed, environment_rank
+from sdgym.policy import Policy
 from sdgym.testing_engine import LETTERS_ID
 from sdgym.testing_policy import random_policy
 
@@ -155,13 +157,7 @@ def test_a_whole_run_under_accelerate_trains_and_resumes(
         if kind == "FSDP":  # the launcher has it for accelerators only
             launch(["-m", "sdgym", "train", *arguments], 2, FSDP)
             return
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        place = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", port, "--mixed_precision", "no"]
-        command = [sys.executable, "-m", "accelerate.commands.launch", *place, "-m", "sdgym", "train", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
-        assert done.returncode == 0, done.stdout + done.stderr
+        accelerate_launch(*arguments)
 
     run = tmp_path / "two"
     accelerate("--config", str(tmp_path / "run.yaml"), "--out", str(run))
@@ -176,6 +172,47 @@ def test_a_whole_run_under_accelerate_trains_and_resumes(
     again = load_file(run / "model" / "model.safetensors")
     assert all(float((whole[k] - again[k]).abs().max()) <= 1e-6 for k in whole)
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 4 and sorted(p.name for p in run.glob("trajectories/*"))[-1:]
+
+
+def accelerate_launch(*arguments: str) -> None:
+    """Run ``sdgym train`` in two gloo processes, as a user would."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", port, "--mixed_precision", "no"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", *place, "-m", "sdgym", "train", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_tiny_trains_in_two_processes_with_everything_that_saves_memory_and_resumes(tmp_path: pathlib.Path) -> None:
+    """bf16, activation checkpointing and gradient accumulation at once, under the launcher; interrupted, it ends as if it had not been."""
+    settings = ["tasks_per_step=4", "group_size=4", "dtype=bfloat16", "update.recompute=true", "update.micro_tokens=64", "max_live=16"]
+    settings += ["eval.every=0", "eval.tasks=4", "eval.samples=2", "eval.test_tasks=0", "checkpoint.every=1", "checkpoint.keep=4"]
+    arguments = ["--algo", "sdpo", "--env", "sdgym/Math-v0", "--level", "tiny", *(word for text in settings for word in ("--set", text))]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    accelerate_launch(*arguments, "--steps", "3", "--out", str(whole))
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "model")
+    for step in (2, 3):
+        shutil.rmtree(cut / "checkpoints" / f"step_{step:06d}")
+    accelerate_launch("--out", str(cut), "--resume")
+
+    def lines(run: pathlib.Path) -> list[dict[str, Any]]:
+        found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in line.items() if k != "seconds" and not k.startswith("time/")} for line in found]
+
+    def weights(run: pathlib.Path) -> dict[str, Any]:
+        return load_file(run / "model" / "model.safetensors")
+
+    assert lines(whole) == lines(cut) and len(lines(whole)) == 4
+    assert all(bool((value == weights(cut)[name]).all()) for name, value in weights(whole).items())
+    first, last = lines(whole)[0], lines(whole)[-1]
+    assert last["ledger/trained_tokens"] > 3 * 64 > first["ledger/trained_tokens"] == 0  # more than one micro-batch a step
+    start = Policy.load("tiny").model.state_dict()
+    assert max(float((value - start[name]).abs().max()) for name, value in weights(whole).items() if name in start) > 1e-5
+    assert all(math.isfinite(line["train/grad_norm"]) and line["train/grad_norm"] > 0 for line in lines(whole)[1:])
 
 
 def test_shares_cover_everything_once_and_have_one_length() -> None:
