@@ -108,7 +108,7 @@ def listening(code: str, enough: Callable[[set[str]], bool] = bool, seconds: flo
         for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
             child.kill()
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 def test_what_listens_everywhere_would_be_found() -> None:
