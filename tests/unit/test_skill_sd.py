@@ -436,7 +436,10 @@ def test_resumed_run_goes_on_with_the_same_skills() -> None:
     ("overrides", "message"),
     [
         ({"summariser": "endpoint"}, "needs summariser_url and summariser_model: set both, or use summariser=template"),
-        ({"summariser": "endpoint", "summariser_url": "file:///etc", "summariser_model": "m"}, "needs an address such as http://localhost:8000/v1"),
+        (
+            {"summariser": "endpoint", "summariser_url": "file:///etc", "summariser_model": "m"},
+            "needs an address such as http://localhost:8000/v1",
+        ),
         ({"policy.kl_beta": 0.1}, r"use policy\.kl_beta=0 or teacher=frozen"),
         ({"ratio_cap": 0.5}, "use 1 or more, or null for no cap"),
         ({"summariser": "oracle"}, "'summariser' should be 'template', 'policy' or 'endpoint'"),
