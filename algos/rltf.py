@@ -107,7 +107,7 @@ class RLTF(Algorithm):
         """Return π(y1|x0)/π(y1|x1) of every second answer, ``[K]``, and report the share of the sample that they leave effective."""
         views = [view for p in self.pairs for view in (p.single_turn_view(batch), *student_views(batch, p.second))]
         sums = np.array([scores.logprobs.sum(dtype=np.float64) for scores in context.score(views)]).reshape(-1, 2)
-        ratios = np.exp(np.clip(sums[:, 0] - sums[:, 1], -MAX_LOG_RATIO, MAX_LOG_RATIO))
+        ratios: np.ndarray = np.exp(np.clip(sums[:, 0] - sums[:, 1], -MAX_LOG_RATIO, MAX_LOG_RATIO))
         context.report("effective", float(ratios.sum() ** 2 / (len(ratios) * (ratios**2).sum())) if len(ratios) else 0.0)
         return ratios
 
