@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from sdgym.config import LoraConfig
 from sdgym.errors import ConfigError, PolicyError
+from sdgym.parallel import WRAPPED, named_weights
 from sdgym.seeding import derive
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def add_teacher(adapter: PeftModel) -> None:
 
 def teacher_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the second adapter's parameters under the names that the student's have."""
-    found = dict(model.named_parameters())
+    found = named_weights(model)
     return {name.replace(f".{TEACHER}.", f".{STUDENT}."): p for name, p in found.items() if f".{TEACHER}." in name}
 
 
@@ -114,8 +115,8 @@ def plain_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
     Every parameter of a model without adapters comes as it is. Nothing is changed, and tied weights come once.
     """
-    layers = {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
-    for name, parameter in model.named_parameters():
+    layers = {name.replace(WRAPPED, ""): module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    for name, parameter in named_weights(model).items():
         owner, _, rest = name.rpartition(".base_layer.")
         if owner in layers:
             value = parameter.detach()

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from sdgym.errors import CheckpointError, ConfigError, SdgymError
 from sdgym.ledger import Ledger
 
+WRAPPED = "_checkpoint_wrapped_module."
+"""What PyTorch's activation checkpointing puts into the names of a layer that it wraps."""
+
 T = TypeVar("T")
 
 
@@ -161,10 +164,16 @@ def reshard(module: Any) -> None:
             part.reshard()
 
 
+def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return a model's parameters under the names of the bare model: where weights are sharded, recomputed layers are wrapped and renamed."""
+    return {name.replace(WRAPPED, ""): parameter for name, parameter in model.named_parameters()}
+
+
 def training_state(model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the trained weights by name, and the optimizer's moments as ``name/slot``; whole, so that any number of processes can go on."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    weights = {name: gathered(p.data) for name, p in model.named_parameters() if p.requires_grad}
+    named = named_weights(model)
+    names = {id(p): name for name, p in named.items()}
+    weights = {name: gathered(p.data) for name, p in named.items() if p.requires_grad}
     moments = {
         f"{names[id(p)]}/{slot}": gathered(value)
         for p, state in optimizer.state.items()
@@ -177,7 +186,7 @@ def training_state(model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensor],
 @torch.no_grad()
 def load_training_state(model: nn.Module, optimizer: Any, weights: Mapping[str, Tensor], moments: Mapping[str, Tensor]) -> None:
     """Take over :func:`training_state`. Raises :class:`CheckpointError` if the model is another one."""
-    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    own = {name: p for name, p in named_weights(model).items() if p.requires_grad}
     if set(own) != set(weights):
         raise CheckpointError("the checkpoint holds the weights of another model; resume with the original config")
     for name, parameter in own.items():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sdgym.adapters import TEACHER, AdapterView, add_teacher, teacher_parameters
 from sdgym.errors import CheckpointError, ConfigError, UnknownNameError
-from sdgym.parallel import gathered, scatter
+from sdgym.parallel import gathered, named_weights, scatter
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -93,7 +93,7 @@ class Teacher:
     def _own(self) -> dict[str, nn.Parameter]:
         """Return the teacher's own parameters under the student's names, those that a checkpoint must hold."""
         if self.model is not None:
-            return {} if self.kind == "external" else dict(self.model.named_parameters())
+            return {} if self.kind == "external" else named_weights(self.model)
         return teacher_parameters(self.student) if self._by_adapter else {}
 
     def on_phase_enter(self) -> None:
@@ -124,14 +124,14 @@ class Teacher:
 
     @torch.no_grad()
     def _copy_student(self) -> None:
-        theirs = dict(self.student.named_parameters())
+        theirs = named_weights(self.student)
         for name, mine in self._own().items():
             mine.copy_(theirs[name])
         self._shadow.clear()
 
     @torch.no_grad()
     def _average(self) -> None:
-        theirs = dict(self.student.named_parameters())
+        theirs = named_weights(self.student)
         for name, mine in self._own().items():
             total = mine.data if mine.dtype == torch.float32 else self._shadow.setdefault(name, mine.data.float())
             total.mul_(1.0 - self.rate).add_(theirs[name].float(), alpha=self.rate)
