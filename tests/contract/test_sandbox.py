@@ -255,15 +255,20 @@ def test_the_next_process_removes_what_a_killed_one_left() -> None:
         with Session(tier, "def f(): return 2") as session:
             assert session.call("f", []).value == 2
         tier.close()
+        until = time.monotonic() + 20  # somebody else may be at it: the engine lists a container until it is gone
+        while left(killed) and time.monotonic() < until:
+            time.sleep(0.1)
         assert left(killed) == []
     finally:
         client.close()
 
 
+@pytest.mark.slow  # beside other tests it measures what they take
 @pytest.mark.system
 def test_a_test_in_a_container_that_runs_costs_less_than_a_start_of_an_interpreter() -> None:
     _usable("docker")
-    assert sandbox_speed.measure(rounds=11, tests=10, tiers=("docker",))["ratio_per_test"]["docker"] <= 1
+    seconds = sandbox_speed.measure(rounds=15, tests=10, tiers=("docker",))["seconds"]
+    assert min(seconds["warm docker"]) / 10 <= min(seconds["bare"])  # the least is what it costs; the rest is what else the machine does
 
 
 @pytest.mark.slow
