@@ -26,6 +26,7 @@ from sdgym.benchmarks.pretrain_tiny.tokenizer import train_tokenizer
 from sdgym.chat import ChatFormat
 from sdgym.errors import ConfigError, UnknownNameError
 from sdgym.packing import PackedBatch, pack
+from sdgym.policy import Policy
 from sdgym.seeding import derive, generator
 from sdgym.text_env import TextEnv
 
@@ -72,6 +73,7 @@ class Recipe:
         level: of every environment.
         stages: what is learnt when.
         informed: see :func:`sdgym.benchmarks.pretrain_tiny.data.examples`.
+        start: a policy whose weights and tokenizer the first step starts from; None means new ones. Its size must be the recipe's.
     """
 
     name: str = "tiny"
@@ -95,6 +97,7 @@ class Recipe:
         Stage(1200, study=0.75, study_until=0.4),
         Stage(1200, reading=True, shares=(0.45, 0.55), decay=0.5),
     )
+    start: str | None = None
 
     @property
     def steps(self) -> int:
@@ -110,9 +113,12 @@ class Recipe:
         return self.stages[-1], step
 
 
+EXPERT = Recipe("tiny-expert", seed=4, start="tiny", stages=(Stage(240, study=1.0, study_until=1.0, peak=0.5),))
+"""``tiny`` after studying solved tasks, without a novice's mistakes: a stronger teacher with the same tokenizer."""
+
 RECIPES = {
     recipe.name: recipe
-    for recipe in (Recipe(), Recipe("tiny-b", seed=1), Recipe("tiny-c", seed=2), Recipe("tiny-weak", seed=3, informed=0.25))
+    for recipe in (Recipe(), Recipe("tiny-b", seed=1), Recipe("tiny-c", seed=2), Recipe("tiny-weak", seed=3, informed=0.25), EXPERT)
 }
 """The embedded policies. ``tiny-weak`` saw a quarter as much true information: weak in-context lift."""
 
@@ -260,15 +266,24 @@ def save_policy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rec
     (out / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1) + "\n")
 
 
+def _beginning(recipe: Recipe, words: pathlib.Path) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
+    """Return tokenizer (kept in ``words``) and model before the first step."""
+    if recipe.start is not None:
+        policy = Policy.load(recipe.start, threads=recipe.threads)
+        model = new_model(recipe, policy.tokenizer)
+        model.load_state_dict(policy.model.state_dict())
+        return policy.tokenizer, model
+    if not words.exists():
+        train_tokenizer(corpus(make_envs(recipe), recipe.seed), recipe.vocab).save_pretrained(words)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(words)
+    return tokenizer, new_model(recipe, tokenizer)
+
+
 def pretrain(recipe: Recipe, out: pathlib.Path, work: pathlib.Path, save_every: int = 100) -> None:
     """Run the recipe, or go on from its last saved state in ``work``."""
     torch.set_num_threads(recipe.threads)
     work.mkdir(parents=True, exist_ok=True)
-    words = work / "tokenizer"
-    if not words.exists():
-        train_tokenizer(corpus(make_envs(recipe), recipe.seed), recipe.vocab).save_pretrained(words)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(words)
-    model = new_model(recipe, tokenizer)
+    tokenizer, model = _beginning(recipe, work / "tokenizer")
     steps_by = optimizers(model, recipe)
     peaks = [[g["lr"] for g in o.param_groups] for o in steps_by]
     first, state = 0, work / "state.pt"

@@ -173,7 +173,8 @@ def test_a_comparison_end_to_end_is_restartable_and_leaves_missing_worlds_out(tm
 
     random_policy(seed=0).save(tmp_path / "policy")
     worlds = [{"id": "sdgym/Math-v0", "kwargs": {"level": "tiny"}}, {"id": "sdgym/Nowhere-v0"}]
-    arms = [{"name": "grpo", "algo": "grpo"}, {"name": "broken", "algo": "grpo", "settings": {"env": {"no_such_argument": 1}}}]
+    gone = {"teacher": "external", "teacher_model": str(tmp_path / "gone")}  # seen only once the trial loads its teacher
+    arms = [{"name": "grpo", "algo": "grpo"}, {"name": "broken", "algo": "opsd", "settings": {"algo": gone}}]
     chosen = suite(envs=worlds, arms=arms, seeds=1, policies=[str(tmp_path / "policy")])
     told = io.StringIO()
     done = run_suite(chosen, out=tmp_path / "out", console=Console(file=told, width=200))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 
 from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, WINDOW, drawn_tasks, examples
-from sdgym.benchmarks.pretrain_tiny.train import RECIPES, Recipe, Stage, make_envs, recipe_for, shortened
+from sdgym.benchmarks.pretrain_tiny.train import RECIPES, Recipe, Stage, make_envs, pretrain, recipe_for, shortened
+from sdgym.policy import Policy
 from sdgym.testing_policy import random_policy
 
 TWO = Recipe(stages=(Stage(10, warmup=0.2, decay=0.5), Stage(4, peak=0.5, warmup=0.0, decay=1.0)))
@@ -58,3 +61,13 @@ def test_tasks_are_distinct_within_a_window_and_a_later_start_joins_the_same_ser
     assert len({task_id.rsplit("-", 1)[1] for task_id in series[:WINDOW]}) == WINDOW
     assert [task.task_id for task in itertools.islice(drawn_tasks(env, 3, WINDOW - 5), 25)] == series[WINDOW - 5 :]
     assert [task.task_id for task in itertools.islice(drawn_tasks(env, 4, 0), 20)] != series[:20]
+
+
+def test_the_expert_starts_from_its_students_weights_and_studies_only(tmp_path: Path) -> None:
+    recipe = RECIPES["tiny-expert"]
+    assert recipe.start == "tiny" and all(stage.study == stage.study_until == 1.0 for stage in recipe.stages)
+    still = dataclasses.replace(recipe, stages=(Stage(1, study=1.0, study_until=1.0, peak=0.0),), batch=2)
+    pretrain(still, tmp_path / "expert", tmp_path / "work")
+    made, student = Policy.load(str(tmp_path / "expert")), Policy.load("tiny")
+    assert made.state_hash() == student.state_hash(), "a step at rate zero must leave the student's weights as they are"
+    assert made.tokenizer.get_vocab() == student.tokenizer.get_vocab()
