@@ -15,7 +15,7 @@ import pathlib
 import re
 import tarfile
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sdgym.algos.presets import preset_names
@@ -149,7 +149,8 @@ def block(page: str, presets: Sequence[str], suites: Sequence[Recorded], predict
         parts.append(prediction_table(mine, suites))
     else:
         parts.append("No prediction was committed: no suite declares a contrast of it.")
-    tables = [text for suite in suites if (text := result_table(suite, presets, page))]
+    predicted = {(p.treatment, p.control) for p in predictions}
+    tables = [text for suite in suites for text in (result_table(suite, presets, page), setting_table(suite, presets, predicted)) if text]
     return "\n\n".join([*parts, *(tables or ["No recorded suite has an arm of it yet."])])
 
 
@@ -186,6 +187,20 @@ def result_table(suite: Recorded, presets: Sequence[str] | None = None, page: st
         picture = f"![{suite.name} on {place[0]}](figures/{picture_name(page, suite, place)})"
         tables.append("\n".join([head, "", *lines, *map(_row, shown), "", picture]))
     return "\n\n".join(tables)
+
+
+def setting_table(suite: Recorded, presets: Sequence[str], predicted: Collection[tuple[str, str]] = ()) -> str:
+    """Return a suite's contrasts between two arms of one page as Markdown, "" if it has none; ``predicted`` ones stand elsewhere."""
+    mine = [c for c in suite.contrasts if is_of(c.treatment, presets) and is_of(c.control, presets)]
+    mine = [c for c in mine if (c.treatment, c.control) not in predicted]
+    if not mine:
+        return ""
+    head = f"Suite `{suite.name}`, one arm of this page against another, over its worlds (p: sign-flip test, Holm over the suite):"
+    lines = ["| arm − other | normalised gain | n | p | result |", "|---|---|---|---|---|"]
+    for c in mine:
+        p = "–" if c.p_holm is None else f"{c.p_holm:.3f}"
+        lines.append(f"| {c.treatment} − {c.control} | {estimate(c.difference, signed=True)} | {c.difference.n} | {p} | {c.verdict} |")
+    return "\n".join([head, "", *lines])
 
 
 def picture_name(page: str, suite: Recorded, place: tuple[str, str, str]) -> str:

@@ -116,6 +116,18 @@ def test_a_control_turned_round_counts_the_other_way() -> None:
     )
 
 
+def test_settings_of_one_method_are_set_against_each_other_unless_a_prediction_did() -> None:
+    def between(treatment: str, control: str) -> Contrast:
+        return Contrast(treatment, control, "", "gain", Estimate(5, 0.1, 0.05, 0.15), 0.01, 0.04, Estimate(5, 0.9))
+
+    suite = p.Recorded("s", [], [between("vpd-mean", "vpd"), between("vpd-k-5", "vpd"), between("vpd", "grpo")])
+    table = p.setting_table(suite, ["vpd"], {("vpd-k-5", "vpd")})
+    assert [line for line in table.splitlines() if line.startswith("| vpd")] == [
+        "| vpd-mean − vpd | +0.100 [+0.050, +0.150] | 5 | 0.040 | higher |"
+    ]
+    assert p.setting_table(suite, ["grpo"]) == ""
+
+
 def test_what_people_write_stays() -> None:
     page = "# A\n\nPreset: `srpo`.\n"
     once = p.updated(page, "one")
