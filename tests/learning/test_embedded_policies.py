@@ -85,6 +85,12 @@ def test_bar(request: pytest.FixtureRequest, quick_bars: dict[str, Bars], world:
     assert FAST[name](quick_bars[world]), quick_bars[world]
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_expert_is_a_stronger_teacher_than_its_student_may_be(world: str) -> None:
+    env = make_env(world, level="tiny", split="test").unwrapped
+    assert measure(Policy.load("tiny-expert", threads=1), env, count=200, samples=2, kinds=()).plain >= 0.5  # a student's upper bar
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("world", WORLDS)
