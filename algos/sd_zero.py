@@ -5,11 +5,10 @@ Paper: arXiv 2604.12002 (body not read); repository princeton-pli/Self-Distillat
     2. train    L_generation = −log π([y,P_r,y']|x),   L_revision = −log π(y'|x,y,P_r)   (jointly, or one stage each)
     3. distil   Σ_t D( π_θ(·|x,y_<t), sg π_rev(·|x,y,P_r,y_<t) ),   y ~ π_θ,   π_rev = the policy after 2
 Status: code-read (repository preset), reconstruction (paper preset).
-Deviations: 1. Stages last a set number of steps, not a number of tuples or epochs. 2. All phases share the optimizer's
-state and the run's rollout shape. 3. A revision that hits the token limit is dropped; the source trims repeating tails
-and polite openers, which would need new tokens. 4. Both losses see the layout of sampling (assistant's turn with a
-masked prefix); the source's second stage puts x ∥ y ∥ P_r on the user's side. 5. The first copy of y loses its end token.
-6. The iterative variant is ``rounds`` distillation phases, each from the student of its beginning. 7. Wording of P_r.
+Deviations: 1. Stages last a set number of steps, not of tuples or epochs. 2. All phases share the optimizer's state and the rollout shape.
+3. A revision that hits the token limit is dropped; the source trims repeating tails and polite openers, which needs new tokens. 4. Both
+losses see the layout of sampling (assistant's turn with a masked prefix); the source's second stage puts x ∥ y ∥ P_r on the user's side.
+5. The first copy of y loses its end token. 6. Iterating is ``rounds`` phases, each from the student of its beginning. 7. Wording of P_r.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from sdgym.algos.base import Algorithm, AnnotateContext, Batch, CollectContext, 
 from sdgym.algos.conditioning.revision import SelfRevision, cut_to
 from sdgym.algos.losses import NLLLoss
 from sdgym.algos.self_revision import RevisionPool, SDZeroConfig, Stage, attempts, revise
-from sdgym.algos.terms import build_items, make_term, usable_rows
+from sdgym.algos.terms import build_items, make_term, skip_first, usable_rows
 from sdgym.core import LossTerm, Trajectory
 from sdgym.errors import ConfigError, DataError
 
@@ -77,7 +76,8 @@ class SDZero(Algorithm):
         """Return the distillation term; labels say whose attempts were right (+1) or wrong (−1)."""
         teacher = self.conditioners[0].views(batch, context)
         own = [None if v is None else [cut_to(student_views(batch, i)[0], v[0])] for i, v in enumerate(teacher)]
-        items = build_items(batch, context, usable_rows(batch), views=own, references=[teacher])
+        weight = skip_first(batch.rows, self.config.skip_first)
+        items = build_items(batch, context, usable_rows(batch), views=own, references=[teacher], weight=weight)
         labelled = [dataclasses.replace(item, label=1 if self.cues.is_right(batch.rows[item.view.row]) else -1) for item in items]
         return make_term("distill", self.loss, labelled, batch, self.config)
 
