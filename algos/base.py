@@ -19,6 +19,9 @@ class Preset(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
+    def check(self, env: Any, settings: Mapping[str, Any]) -> None:
+        """Raise :class:`sdgym.errors.ConfigError` where these values cannot work (arguments as :meth:`Algorithm.validate`)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TeacherWeightsSpec:
@@ -193,6 +196,7 @@ class Algorithm:
         conditioners: what its teachers see (M ≥ 0).
         teacher_weights: None if no view has ``weights="teacher"``.
         group_size: rollouts per task, or None to take the trainer's.
+        one_turn: whether it works only where an episode is one answer.
     """
 
     name: ClassVar[str] = ""
@@ -201,6 +205,7 @@ class Algorithm:
     conditioners: Sequence[Any] = ()
     teacher_weights: TeacherWeightsSpec | None = None
     group_size: int | None = None
+    one_turn: ClassVar[bool] = False
 
     def __init__(self, config: Preset) -> None:
         self.config = config
@@ -232,6 +237,12 @@ class Algorithm:
             env: an instance of the environment.
             settings: ``group_size``, ``tasks_per_step``, ``sampling`` … as resolved.
         """
+
+    def check(self, env: Any, settings: Mapping[str, Any]) -> None:
+        """Call :meth:`validate`, then ask the settings and every conditioner; what is called before the first rollout."""
+        self.validate(env, settings)
+        for part in (self.config, *self.conditioners):
+            part.check(env, settings)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what must survive a restart (plain data and arrays); stateless methods return {}."""

@@ -3,10 +3,10 @@
 Paper: DeepSeekMath, arXiv 2402.03300, Eq. 3; DAPO 2503.14476; Dr.GRPO 2503.20783; GSPO 2507.18071; CISPO 2506.13585.
     A_i = (r_i − μ_g) / (σ_g + ε),     L = −min(w·A, clip(w, 1−ε_l, 1+ε_h)·A) + β·KL(π_θ‖π_ref)
 Status: code-read (verl, TRL 1.16); GSPO's clip range is quoted from memory.
-Deviations: 1. β = 0 by default, as in TRL 1.16 and verl; the paper has 0.04 and a reference that ``reference=ema`` lets move. 2. Groups are compared turn by turn with
-``credit: turn``; the papers are single-turn. 3. The overlong cache is a share of the token limit, so that it fits
-every environment; DAPO's 4,096 of 20,480 tokens is a fifth. 4. A row that could not be graded leaves the group.
-5. Dynamic sampling judges the environment's reward, before overlong shaping.
+Deviations: 1. β = 0 by default, as in TRL 1.16 and verl; the paper has 0.04 and a reference that ``reference=ema`` lets move. 2. With
+``credit: turn`` groups are compared turn by turn; the papers are single-turn. 3. The overlong cache is a share of the token limit, so that
+it fits every environment; DAPO's 4,096 of 20,480 tokens is a fifth. 4. A row that could not be graded leaves the group. 5. Dynamic
+sampling judges the environment's reward, before overlong shaping.
 """
 
 from __future__ import annotations
@@ -97,11 +97,11 @@ class GRPO(Algorithm):
         return not self.config.dynamic_sampling or len({row.reward for row in rows if row.usable}) > 1
 
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
-        """Refuse a single rollout per task where the baseline is the group's."""
+        """Refuse a group whose members cannot differ where the baseline is the group's."""
         if self.config.baseline != "none" and settings.get("group_size", 2) < 2:
-            raise ConfigError(
-                "a group baseline needs group_size of at least 2: one rollout has nothing to be compared with (or baseline=none)"
-            )
+            raise ConfigError("a group baseline needs group_size of at least 2, or nothing is compared: or use baseline=none")
+        if self.config.baseline != "none" and settings.get("sampling", {}).get("temperature") == 0.0:
+            raise ConfigError("rollouts at temperature 0 are all alike, so no group has an advantage: use sampling.temperature=1")
 
     def _overlong(self, row: Trajectory, turns: int) -> np.ndarray:
         limit = float(row.sampling.get("max_tokens", 0))

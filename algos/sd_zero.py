@@ -30,7 +30,7 @@ from sdgym.errors import ConfigError, DataError
 class SDZero(Algorithm):
     """Self-distillation from one's own reviser: reward only."""
 
-    name = "sd_zero"
+    name, one_turn = "sd_zero", True
     Config = SDZeroConfig
     config: SDZeroConfig
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from sdgym.algos.base import Phase, Preset, TeacherWeightsSpec, UpdateSchedule
 from sdgym.algos.losses import DistillLoss
 from sdgym.core import Aggregation
+from sdgym.errors import ConfigError
 
 
 class UpdateSettings(Preset):
@@ -27,6 +29,13 @@ class UpdateSettings(Preset):
     count_empty: bool = False
     max_length: PositiveInt | None = None
 
+    @model_validator(mode="after")
+    def _one_schedule(self) -> UpdateSettings:
+        policy = getattr(self, "policy", None)
+        if isinstance(policy, UpdateSettings) and (policy.epochs, policy.minibatches) != (1, 1):
+            raise ValueError("policy.epochs and policy.minibatches have no effect, a batch has one schedule: set epochs and minibatches")
+        return self
+
     def phase(self, annotate: Any, name: str = "train", **settings: Any) -> Phase:
         """Return the phase that calls ``annotate`` under this schedule."""
         return Phase(name, annotate, schedule=UpdateSchedule(self.epochs, self.minibatches), **settings)
@@ -41,6 +50,12 @@ class TeacherSettings(Preset):
     teacher_unit: Literal["step", "update"] = "step"
     teacher_reset: NonNegativeInt = Field(default=0, description="an ema is the student again every so many units")
     teacher_model: str = Field(default="", description="name or folder of an external teacher, which has the student's tokenizer")
+
+    @model_validator(mode="after")
+    def _model_is_used(self) -> TeacherSettings:
+        if self.teacher_model and self.teacher != "external":
+            raise ValueError(f"teacher_model={self.teacher_model} is read by teacher=external alone, not by teacher={self.teacher}")
+        return self
 
     def teacher_weights(self) -> TeacherWeightsSpec:
         """Return them as the record the teacher is built from."""
@@ -92,6 +107,12 @@ class DistillSettings(Preset):
     rollout_correction: Literal["none", "token", "sequence_mean", "sequence_mask"] = "none"
     rollout_cap: PositiveFloat = 2.0
     skip_first: NonNegativeInt = 0
+
+    def check(self, env: Any, settings: Mapping[str, Any]) -> None:
+        """Refuse to skip every token that an episode can have."""
+        limit = int(settings.get("sampling", {}).get("max_tokens") or 0) * int(getattr(env, "max_turns", 1))
+        if limit and self.skip_first >= limit:
+            raise ConfigError(f"skip_first={self.skip_first} leaves nothing of answers of at most {limit} tokens: use skip_first=0")
 
     def distill_loss(self) -> DistillLoss:
         """Return the loss. Raises :class:`sdgym.errors.ConfigError` for a combination that no estimator has."""

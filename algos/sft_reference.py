@@ -29,7 +29,7 @@ class SFTReference(Algorithm):
 
     name = "sft_reference"
     Config = UpdateSettings
-    supervision = "reference"
+    supervision, one_turn = "reference", True
     config: UpdateSettings
 
     def __init__(self, config: UpdateSettings) -> None:

@@ -61,7 +61,7 @@ class VPD(Algorithm):
 
     def __init__(self, config: VPDConfig) -> None:
         super().__init__(config)
-        if config.e_every and config.teacher in ("frozen", "phase_start"):
+        if config.e_every and config.teacher in ("frozen", "phase_start", "external"):
             raise ConfigError(f"teacher={config.teacher} never learns from the E-step: use teacher=live, or e_every=0 for no E-step")
         self.loss, self.shift = config.distill_loss(), 0.0
         self.conditioner = CONTEXTS[config.context](**config.conditioner_arguments())

@@ -377,7 +377,7 @@ def explain(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> 
     if first["type"] == "extra_forbidden":
         return f"there is no setting {key!r}{suggest(location[-1], _fields_at(root, location[:-1]))}"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ").lstrip()
-    return f"the setting {key!r} {reason}, got {first['input']!r}"
+    return f"the setting {key!r} {reason}, got {first['input']!r}" if key else reason
 
 
 def _fields_at(model: Any, path: Sequence[str]) -> Iterable[str]:

@@ -128,7 +128,7 @@ class Session:
         limit = s.max_tokens or turn_limit(self.env, str(getattr(self.env.unwrapped, "level", "")))
         self.sampling = SamplingParams(s.temperature, s.top_p, s.top_k, s.min_p, limit)
         settings = {"group_size": self.group_size, "tasks_per_step": config.tasks_per_step, "sampling": dataclasses.asdict(self.sampling)}
-        self.algorithm.validate(self.env.unwrapped, {**settings, "steps": config.steps})
+        self.algorithm.check(self.env.unwrapped, {**settings, "steps": config.steps})
         if not hasattr(self.env.unwrapped, "tasks"):
             raise ConfigError(f"the environment {config.env.id!r} has no tasks(): sdgym trains on subclasses of sdgym.TextEnv")
         self.device = pick_device(config.device)
@@ -169,7 +169,7 @@ class Session:
             )
         limit = self.config.sampling.max_tokens or turn_limit(env, str(getattr(env.unwrapped, "level", "")))
         sampling = dataclasses.replace(self.sampling, max_tokens=limit)
-        self.algorithm.validate(env.unwrapped, {**settings, "sampling": dataclasses.asdict(sampling)})
+        self.algorithm.check(env.unwrapped, {**settings, "sampling": dataclasses.asdict(sampling)})
         self._check_prompt(env, self.policy.chat, str(kwargs["split"]))
         return Training(env, self._driver(world.id, kwargs, self.policy.chat), sampling, str(kwargs["split"]))
 

@@ -13,6 +13,7 @@ from sdgym.algos.grpo import GRPO, GRPOConfig
 from sdgym.algos.opsd import OPSD
 from sdgym.algos.presets import build_algorithm, load_preset, preset_names
 from sdgym.algos.sdpo import SDPO
+from sdgym.algos.settings import DistillSettings, UpdateSettings
 
 START, END = "<!-- table: sdgym algos table -->", "<!-- end of table -->"
 HEADER = ("preset", "status", "base", "context", "weights", "views", "signal", "divergence", "token weight", "rows", "combination", "mean")
@@ -56,6 +57,19 @@ def rows() -> list[tuple[Cell, ...]]:
     """Return one row per preset of the family: the named points first, then the composed presets by name."""
     composed = [name for name in preset_names() if load_preset(name).algorithm == Composed.name]
     return [_row(name, build_algorithm(name)) for name in (*NAMED, *composed)]
+
+
+def axes(name: str, algorithm: Algorithm) -> dict[str, str]:
+    """Return axis → what ``algorithm`` does there, of the table's axes those that it moves, in order; ``name`` is its preset's."""
+    if isinstance(algorithm, GRPO) or composition_of(algorithm) is not None:
+        cells = dict(zip(HEADER, _row(name, algorithm), strict=True))
+    else:
+        c, policy = algorithm.config, getattr(algorithm.config, "policy", None)
+        cells = {"base": _base(policy)} if isinstance(policy, GRPOConfig) else {}
+        cells |= {"divergence": _divergence(c)} if isinstance(c, DistillSettings) else {}
+        cells |= {"mean": _mean(c.aggregation)} if isinstance(c, UpdateSettings) else {}
+    found = {axis: " · ".join(part.text for part in (cell, *cell.more)) for axis, cell in cells.items() if cell != NOTHING}
+    return {axis: found[axis] for axis in HEADER[2:] if axis in found and axis not in ("context", "weights")}
 
 
 def _row(name: str, algorithm: Algorithm) -> tuple[Cell, ...]:
@@ -120,8 +134,8 @@ def _signal(c: CompositionConfig) -> Cell:
     return Cell(", ".join(said), "algos/composition/credit.py")
 
 
-def _divergence(c: CompositionConfig) -> Cell:
-    if c.signal != "target":
+def _divergence(c: DistillSettings) -> Cell:
+    if isinstance(c, CompositionConfig) and c.signal != "target":
         return Cell("sampled", "algos/losses/policy_gradient.py")
     kind = f"JSD {c.alpha:g}" if c.divergence == "jensen_shannon" else SHORT[c.divergence]
     over = {"full": "full", "sampled": "sampled"}.get(c.support, f"{c.support.removesuffix('_topk')} top {c.top_k}, {_residual(c)}")
@@ -130,7 +144,7 @@ def _divergence(c: CompositionConfig) -> Cell:
     return Cell(f"{kind} {over}{clip}", f"algos/losses/{path}.py")
 
 
-def _residual(c: CompositionConfig) -> str:
+def _residual(c: DistillSettings) -> str:
     stopped = c.residual == "none" and c.divergence == "reverse_kl"
     return "stop-gradient" if stopped else c.residual.replace("_", " ")
 

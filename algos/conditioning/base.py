@@ -7,8 +7,8 @@ the frame, the slot budget, the controls P0–P3 (ARCHITECTURE §6) and the toke
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -88,6 +88,11 @@ class Conditioner:
     def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
         """Return what the teacher of row ``index`` is told, or None if there is nothing to say."""
         raise NotImplementedError
+
+    def check(self, env: Any, settings: Mapping[str, Any]) -> None:
+        """Raise :class:`ConfigError` where no row would ever be told anything (arguments as :meth:`sdgym.algos.base.Algorithm.validate`)."""
+        if self.control == "P2" and settings.get("tasks_per_step", 2) < 2:
+            raise ConfigError("control=P2 tells the text of another task: use tasks_per_step of at least 2, or control=P1")
 
     def views(self, batch: Batch, context: AnnotateContext) -> list[list[ScoringView] | None]:
         """Return the teacher's views, per row one for each segment, or None for an unusable row.

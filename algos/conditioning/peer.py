@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdgym.algos.base import Batch
 from sdgym.algos.conditioning.base import Conditioner, Told, peers
 from sdgym.algos.conditioning.frames import attempt_text, feedback_text
+from sdgym.algos.conditioning.verdict import gives_feedback
+from sdgym.errors import ConfigError
 
 
 class Peer(Conditioner):
@@ -27,6 +29,12 @@ class Peer(Conditioner):
         super().__init__(**settings)
         self.exclude_self, self.strip_think = exclude_self, strip_think
 
+    def check(self, env: Any, settings: Mapping[str, Any]) -> None:
+        """Refuse a group of one."""
+        super().check(env, settings)
+        if settings.get("group_size", 2) < 2:
+            raise ConfigError("the success of a sibling needs group_size of at least 2: or use context=feedback")
+
     def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
         """Return the demonstration, or None if no other row succeeded."""
         found = peers(index, batch, group, exclude_self=self.exclude_self)
@@ -40,6 +48,12 @@ class FeedbackOnly(Conditioner):
 
     kind = "feedback"
     needs = "feedback"
+
+    def check(self, env: Any, settings: Mapping[str, Any]) -> None:
+        """Refuse a world that says nothing."""
+        super().check(env, settings)
+        if not gives_feedback(env.unwrapped):
+            raise ConfigError(f"{env.unwrapped.env_id} gives no feedback on a wrong answer: use context=peer, or grpo (reward)")
 
     def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
         """Return the feedback, or None where nothing was said or the attempt succeeded."""
@@ -66,6 +80,12 @@ class PeerFeedback(Conditioner):
         self.only_without_solution = only_without_solution
         self._peer = Peer(exclude_self, strip_think)
         self._feedback = FeedbackOnly()
+
+    def check(self, env: Any, settings: Mapping[str, Any]) -> None:
+        """Refuse a group of one in a world that says nothing."""
+        super().check(env, settings)
+        if settings.get("group_size", 2) < 2:
+            self._feedback.check(env, settings)
 
     def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
         """Return one section or two, or None (the gating table of algorithms-core §4c)."""

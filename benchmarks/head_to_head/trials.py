@@ -190,4 +190,4 @@ def check_fit(algorithm: Any, env: Any, config: RunConfig) -> None:
     group = config.group_size or algorithm.group_size or DEFAULT_GROUP_SIZE
     sampling = {**config.sampling.model_dump(), "max_tokens": limit}
     settings = {"group_size": group, "tasks_per_step": config.tasks_per_step, "sampling": sampling, "steps": config.steps}
-    algorithm.validate(env.unwrapped, settings)
+    algorithm.check(env.unwrapped, settings)

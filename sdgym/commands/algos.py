@@ -53,7 +53,7 @@ def show(name: Annotated[str, typer.Argument(help="An algorithm or preset.", met
     if known:
         preset = load_preset(name)
         typer.echo(f"{preset.title}\npaper: {preset.paper or 'none'} · status: {preset.status} · uses: {algorithm.supervision}")
-    for axis, value in _axes(algorithm).items():
+    for axis, value in _axes(name, algorithm).items():
         typer.echo(f"{axis}: {value}")
     if known and load_preset(name).about:
         typer.echo("\n" + load_preset(name).about.strip())
@@ -67,20 +67,39 @@ def show(name: Annotated[str, typer.Argument(help="An algorithm or preset.", met
         typer.echo(yaml.safe_dump(dict(load_preset(name).run), sort_keys=False).rstrip())
 
 
-def _axes(algorithm: Any) -> dict[str, str]:
-    """Return where a method stands in the family: what its teacher reads and weighs, its phases, what a world must offer."""
+def _axes(name: str, algorithm: Any) -> dict[str, str]:
+    """Return where a method stands in the family: what its teacher reads and weighs, its loss, its phases, what a world must offer."""
+    from sdgym.algos.composition.table import axes
+
     weights, phases = algorithm.teacher_weights, list(algorithm.phases)
     reads = ", ".join(getattr(c, "kind", "") or type(c).__name__ for c in algorithm.conditioners)
     rate = f" {weights.rate:g}" if weights and weights.kind in ("ema", "trust_region") else ""
-    needs = {algorithm.supervision, *(getattr(c, "needs", "") for c in algorithm.conditioners)} - {"", "none"}
+    needs = {algorithm.supervision, *(getattr(c, "needs", "") for c in algorithm.conditioners), *_shape(algorithm)} - {"", "none"}
     passes = [phase.name for phase in phases if phase.rollouts and phase.collect is not None]
     return {
         "privileged text": reads or "–",
         "teacher weights": f"{weights.kind}{rate}" if weights else "–",
-        "phases": ", ".join(f"{p.name} ({p.steps} steps)" if p.steps else p.name for p in phases),
+        **axes(name, algorithm),
+        "phases": ", ".join(_phase(p) for p in phases),
         "needs": ", ".join(sorted(needs) or ["nothing but rollouts"])
         + (f"; a pass over its rollouts before the update in {', '.join(passes)}" if passes else ""),
     }
+
+
+def _phase(phase: Any) -> str:
+    said = [f"{phase.steps} steps"] if phase.steps else []
+    said += [f"{extra.name} every {extra.every}" for extra in phase.interleaved]
+    return f"{phase.name} ({', '.join(said)})" if said else str(phase.name)
+
+
+def _shape(algorithm: Any) -> set[str]:
+    """Return what a method needs of the rollouts' shape: siblings in a group, or episodes of one turn."""
+    policy = algorithm if hasattr(algorithm.config, "baseline") else getattr(algorithm, "policy", None)
+    terms = algorithm.config.model_dump()
+    compared = policy is not None and policy.config.baseline != "none" and terms.get("policy_weight", 1.0) > 0
+    compared = compared and terms.get("combine", "") != "replace"
+    siblings = any(getattr(c, "siblings", False) and c.needs == "reward" for c in algorithm.conditioners)
+    return {*(["two rollouts per task"] if compared or siblings else []), *(["one-turn tasks"] if algorithm.one_turn else [])}
 
 
 def _settings(tree: Mapping[str, Any], sources: Mapping[str, str], path: str = "") -> Iterator[str]:

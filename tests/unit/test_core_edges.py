@@ -13,7 +13,9 @@ from sdgym.algos.conditioning.frames import attempt_text
 from sdgym.algos.presets import build_algorithm
 from sdgym.chat import ChatFormat
 from sdgym.core import LossTerm, StopReason, Task
+from sdgym.errors import ConfigError
 from sdgym.testing.objective import BagModel, Interpreter, group_rows, scripted_row, scripted_task
+from sdgym.testing_engine import LettersEnv
 from sdgym.testing_policy import small_tokenizer
 
 CHAT = ChatFormat(small_tokenizer())
@@ -103,7 +105,7 @@ def test_an_episode_that_ran_out_of_turns_counts_with_its_partial_reward() -> No
     plain = BOTH.context(CHAT)
     fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
     (phase,) = algorithm.phases
-    phase.collect(batch, CollectContext(**fields, draw=None))  # type: ignore[arg-type, misc]
+    phase.collect(batch, CollectContext(**fields, draw=None))  # type: ignore[arg-type]
     policy, distill = phase.annotate(batch, plain)
     assert [item.view.row for item in policy.items] == [item.view.row for item in distill.items] == [0, 1, 2]
     assert policy.items[2].advantage is not None and (policy.items[2].advantage > 0).all()
@@ -116,3 +118,53 @@ def test_sd_zero_can_skip_first_tokens_too() -> None:
         np.testing.assert_array_equal(item.weight, (np.arange(len(item.weight)) >= 2).astype(np.float32))
     (whole,) = annotate("sd_zero", rewarded([0.0, 1.0]))
     assert all(item.weight.all() for item in whole.items)
+
+
+# ---- what cannot work is refused before the first rollout ----------------------------------------------------------
+
+
+class Silent(LettersEnv):
+    """Says nothing about wrong answers."""
+
+    async def respond(self, action: str) -> Any:
+        return dataclasses.replace(await super().respond(action), feedback="")
+
+
+RUN: dict[str, Any] = {"group_size": 4, "tasks_per_step": 4, "steps": 99, "sampling": {"temperature": 1.0, "max_tokens": 8}}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "run", "words"),
+    [
+        ("sdpo_norich", {}, {"group_size": 1}, "sibling needs group_size of at least 2: or use context=feedback"),
+        ("sdpo", {"context": "feedback"}, {}, "Letters-v0 gives no feedback on a wrong answer: use context=peer, or grpo"),
+        ("sdpo", {}, {"group_size": 1}, "gives no feedback on a wrong answer: use context=peer"),
+        ("sdpo", {"control": "P2"}, {"tasks_per_step": 1}, "another task: use tasks_per_step of at least 2, or control=P1"),
+        ("opsd", {"control": "P2"}, {"tasks_per_step": 1}, "another task: use tasks_per_step of at least 2"),
+        ("skill_sd", {"control": "P2"}, {"tasks_per_step": 1}, "another task: use tasks_per_step of at least 2"),
+        ("sdft", {"skip_first": 8}, {}, "skip_first=8 leaves nothing of answers of at most 8 tokens: use skip_first=0"),
+        ("grpo", {}, {"sampling": {"temperature": 0.0}}, r"at temperature 0 are all alike.*: use sampling\.temperature=1"),
+        ("skill_sd", {}, {"sampling": {"temperature": 0.0}}, "at temperature 0 are all alike"),
+    ],
+)
+def test_a_run_that_could_teach_nothing_is_refused(name: str, overrides: dict[str, Any], run: dict[str, Any], words: str) -> None:
+    algorithm = build_algorithm(name, overrides)
+    with pytest.raises(ConfigError, match=words) as caught:
+        algorithm.check(Silent(), {**RUN, **run})
+    assert "\n" not in str(caught.value)
+    build_algorithm(name).check(LettersEnv(), RUN)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("sdpo", {"teacher_model": "tiny"}, "teacher_model=tiny is read by teacher=external alone, not by teacher=ema"),
+        ("sdpo_hybrid", {"policy.minibatches": 4}, "have no effect, a batch has one schedule: set epochs and minibatches"),
+        ("skill_sd", {"policy.epochs": 2}, "set epochs and minibatches"),
+        ("vpd", {"teacher": "external", "teacher_model": "tiny"}, "teacher=external never learns from the E-step: use teacher=live"),
+    ],
+)
+def test_settings_that_nobody_would_read_are_refused(name: str, overrides: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        build_algorithm(name, overrides)
+    assert len(str(caught.value)) < 200 and "setting ''" not in str(caught.value)

@@ -141,10 +141,11 @@ def one_step(algo: Any, model: str, out: pathlib.Path, **settings: Any) -> dict[
     return json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])  # type: ignore[no-any-return]
 
 
-def test_a_batch_whose_answers_are_all_skipped_costs_nothing_and_breaks_nothing(model: str, tmp_path: pathlib.Path) -> None:
-    """Answers of at most 2 tokens, 3 skipped: every denominator is empty."""
-    line = one_step("sdft", model, tmp_path / "run")
-    assert line["loss/distill"] == 0.0 and line["train/grad_norm"] == 0.0
+def test_skipping_whole_answers_is_refused(model: str, tmp_path: pathlib.Path) -> None:
+    """Answers of at most 2 tokens, 3 skipped; with one token more than is skipped the run goes."""
+    with pytest.raises(ConfigError, match=r"skip_first=3 leaves nothing of answers of at most 2 tokens: use skip_first=0"):
+        one_step("sdft", model, tmp_path / "refused")
+    assert one_step("sdft", model, tmp_path / "run", sampling={"max_tokens": 4})["train/updates"] == 1.0
 
 
 # ---- SFT on references -------------------------------------------------------------------------------------------
