@@ -24,6 +24,8 @@ _LAST = ("timeout", "output_limit")
 """A program that ran into one of these is not tried on further tests."""
 _UNREPEATABLE = ("timeout", "killed")
 """Depends on the machine's state: judged afresh every time."""
+_CONVERSATION = 10
+"""All calls that one test's assertions make may together take this many times what one call may."""
 _SHORT = 2_000
 """Characters up to which a program is parsed in this process, to spare a sandbox for what is no Python at all."""
 
@@ -101,9 +103,12 @@ class CodeJudge:
     def _check(self, session: Session, test: AssertTest) -> Behaviour:
         """Run the assertions in a sandbox of their own: the program answers their calls and never sees them."""
         fatal: list[Behaviour] = []
+        cpu, wall = float(_CONVERSATION * self.limits.cpu), _CONVERSATION * self.limits.wall
 
         def answer(name: str, arguments: Sequence[Any]) -> Mapping[str, Any]:
-            result = session.call(name, arguments)
+            nonlocal cpu, wall
+            result = session.call(name, arguments) if min(cpu, wall) > 0 and not fatal else Result("timeout")
+            cpu, wall = cpu - result.cpu, wall - result.wall
             if result.status == "ok":
                 return {"value": result.value}
             if result.status != "exception":
@@ -112,7 +117,7 @@ class CodeJudge:
 
         with Session(self.tier, "", self.limits) as checker:
             seen = _behaviour(checker.check(test.code, test.names, test.entry, answer))
-        return fatal[0] if fatal and seen.status != "ok" else seen
+        return fatal[0] if fatal else seen  # whatever the assertions made of it
 
 
 def _behaviour(result: Result, value: Any = None) -> Behaviour:

@@ -111,6 +111,24 @@ def test_scripts_and_assertions_are_judged() -> None:
     assert _grade(judge, cheat, root).score == 0.0  # only plain values reach the assertions
 
 
+SLEEPER = "import time\ndef nap(seconds):\n    time.sleep(seconds)\n    return seconds\n"
+
+
+def test_each_call_of_a_conversation_has_the_limits_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check of a hundred calls must not fail because together they take longer than one test may."""
+    judge = CodeJudge(limits=Limits(wall=2.0))
+    many = Suite((), (AssertTest("for _ in range(5): assert nap(0.6) == 0.6", ("nap",)),))
+    assert _grade(judge, SLEEPER, many).score == 1.0
+    monkeypatch.setattr(code_judge, "_CONVERSATION", 1)
+    assert _grade(CodeJudge(limits=Limits(wall=2.0)), SLEEPER, many).outcome is Outcome.TIMEOUT
+
+
+def test_assertions_that_catch_everything_do_not_hide_a_call_that_was_ended() -> None:
+    forgiving = Suite((), (AssertTest("try:\n    nap(9)\nexcept Exception:\n    pass", ("nap",)),))
+    assert _grade(CodeJudge(limits=Limits(wall=1.0)), SLEEPER, forgiving).outcome is Outcome.TIMEOUT
+    assert _grade(CodeJudge(), "def other(): pass", forgiving).score == 0.0
+
+
 def test_verdicts_are_remembered_by_questions_and_source(monkeypatch: pytest.MonkeyPatch) -> None:
     judge, asked = CodeJudge(), []
     observe = judge._observe

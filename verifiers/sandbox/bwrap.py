@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from typing import ClassVar
 
-from sdgym.verifiers.sandbox import interpreter, seccomp
+from sdgym.verifiers.sandbox import fence, interpreter, seccomp
 from sdgym.verifiers.sandbox.base import Started
 from sdgym.verifiers.sandbox.process import ProcessChannel
 
@@ -84,4 +84,6 @@ def _command() -> list[str]:
         command += ["--ro-bind", path, path]
     for name in python.hidden:
         command += ["--tmpfs", f"{python.library}/{name}"]
-    return [*command, "--dev", "/dev", "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--", *python.command]
+    for path in fence.DEVICES:
+        command += ["--dev-bind", path, path]
+    return [*command, "--remount-ro", "/", "--chdir", "/", "--", *python.command]

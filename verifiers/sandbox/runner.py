@@ -1,10 +1,9 @@
 """What runs inside a sandbox: a small process that forks one judged child per test.
 
-Sent to a bare interpreter as its program, never run in the trainer; standard library alone, and little of
-that, because every submission pays for it. It reads frames (length, marshal) from its standard input and
-answers with frames of JSON on its standard output. It holds the submission and the input of the current
-test; expected values and later inputs are not in the sandbox at all. The submission is compiled and run in
-forked children only, so that no test sees what another one left.
+Sent to a bare interpreter as its program, never run in the trainer; standard library alone, and little of that, because
+every submission pays for it. It reads frames (length, marshal) from its standard input and answers with frames of JSON on
+its standard output. It holds the submission and the input of the current test; expected values and later inputs are not in
+the sandbox. The submission is compiled and run in forked children only, so that no test sees what another one left.
 """
 
 from __future__ import annotations
@@ -26,13 +25,11 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 NAME = "solution.py"
-DEPTH, NODES, LONG = 60, 200_000, 1024
-FRAME = 4
+DEPTH, NODES, LONG, FRAME = 60, 200_000, 1024, 4
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, FILTER_MODE = 1, 4, 22, 38, 2
-LIMITS = ("AS", "CPU", "FSIZE", "NOFILE", "CORE", "MEMLOCK", "MSGQUEUE", "NPROC")
-LANDLOCK_RESTRICT_SELF = 446
-SIGKILL = 9
-RESULT_FD = 3
+LIMITS = {"FSIZE": 0, "NOFILE": 64, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0}
+"""Set once, as memory is, and inherited; processor time and threads are limited in every child."""
+LANDLOCK_RESTRICT_SELF, SIGKILL, RESULT_FD = 446, 9, 3
 WARM = "def f(x, *a, k=1):\n  for i in x: a = [f'{y!r}' for y in a if i > 2 or not k]\n  return a"
 """Compiled once before the first fork: a compiler that starts anew in every child costs it two thirds of its time."""
 
@@ -44,8 +41,7 @@ class Unplain(Exception):
 class Encoder:
     """Writes a plain value as JSON text; refuses what is nested too deeply or too large."""
 
-    def __init__(self) -> None:
-        self.nodes = 0
+    nodes = 0
 
     def text(self, value: Any, depth: int = 0) -> str:
         """Return the JSON text of ``value``. Raises Unplain for anything but plain data."""
@@ -115,8 +111,7 @@ def compiled(source: str) -> CodeType | bytes:
 
 def namespace(name: str) -> dict[str, Any]:
     """Return the globals of a fresh module, installed under ``name``."""
-    module = type(sys)(name)
-    sys.modules[name] = module
+    module = sys.modules[name] = type(sys)(name)
     return module.__dict__
 
 
@@ -180,15 +175,18 @@ def rebuilt(name: str, said: str) -> Exception:
 KINDS = {"call": call, "run": program, "check": check}
 
 
-def confine(config: dict[str, Any], kernel: Kernel | None) -> None:
-    """Give up everything that the submission does not need; nothing of it can be taken back."""
-    limits = config["limits"]
-    for name, value in zip(LIMITS, (limits["memory"], limits["cpu"], 0, 64, 0, 0, 0, config["threads"]), strict=True):
+def restrict(limits: dict[str, int]) -> None:
+    """Lower resource limits for good; a negative value leaves one as it is."""
+    for name, value in limits.items():
         which = getattr(resource, f"RLIMIT_{name}", None)
         if which is not None and value >= 0:
-            hard = resource.getrlimit(which)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            value = min(value, resource.getrlimit(which)[1] % 2**64)  # no limit is -1
             resource.setrlimit(which, (value, value))
+
+
+def confine(config: dict[str, Any], kernel: Kernel | None) -> None:
+    """Give up everything that the submission does not need; nothing of it can be taken back."""
+    restrict({"CPU": config["limits"]["cpu"], "NPROC": config["threads"]})
     if kernel is not None:
         kernel.call("prctl", PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
         kernel.call("prctl", PR_SET_SECCOMP, FILTER_MODE, kernel.program, 0, 0)
@@ -241,7 +239,7 @@ class Watch:
     def __init__(self, config: dict[str, Any], job: dict[str, Any], control: tuple[int, int]) -> None:
         self.limits, self.job, self.control = config["limits"], job, control
         self.pending, self.out = job.get("stdin", b""), list[bytes]()
-        self.said, self.verdict, self.asked, self.stdin = b"", "", 0, -1
+        self.said, self.verdict, self.asked, self.waited, self.stdin = b"", "", 0, 0.0, -1
 
     def follow(self, pid: int, stdin: int, stdout: int, result: int) -> bytes:
         """Return the final record (bytes) of child ``pid``."""
@@ -257,7 +255,7 @@ class Watch:
             poller.register(fd, select.POLLIN)
         open_, size, self.stdin = {stdout, result}, 0, stdin
         while open_ and not self.verdict:
-            left = started + self.limits["wall"] - time.monotonic()
+            left = started + self.waited + self.limits["wall"] - time.monotonic()
             if left <= 0:
                 self.verdict = "timeout"
                 break
@@ -308,8 +306,10 @@ class Watch:
             if self.asked > self.limits["questions"]:
                 self.verdict = "output_limit"
                 return
+            self.waited -= time.monotonic()  # the calls that are asked for have limits of their own
             write(self.control[1], record(question=quoted(frame.decode("ascii", "replace"), 1 << 30)))
             data = marshal.dumps(read_marshal(self.control[0]), 2)
+            self.waited += time.monotonic()
             os.set_blocking(self.stdin, True)
             try:
                 write(self.stdin, data)
@@ -319,8 +319,7 @@ class Watch:
 
     def summary(self, status: int, usage: resource.struct_rusage, wall: float) -> bytes:
         """Return the record that goes to our parent: what the child said, how it ended, what it used."""
-        exit_code = os.waitstatus_to_exitcode(status)
-        cpu, said = usage.ru_utime + usage.ru_stime, self.whole_frame()
+        exit_code, cpu, said = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, self.whole_frame()
         verdict = self.verdict
         if not verdict and not said and exit_code < 0:
             verdict = "timeout" if exit_code == -SIGKILL and cpu >= 0.8 * self.limits["cpu"] else "killed"
@@ -353,7 +352,8 @@ class Kernel:
 
 
 def become_zygote(config: dict[str, Any]) -> Kernel | None:
-    """Drop root, forbid new privileges, hide memory from other processes, apply Landlock; None where nothing confines."""
+    """Set limits, drop root, forbid new privileges, hide memory from others, apply Landlock; None where nothing confines."""
+    restrict({"AS": config["limits"]["memory"], **LIMITS})
     if config["uid"] >= 0 and os.getuid() == 0:
         os.setgroups([])
         os.setresgid(*[config["uid"]] * 3)
