@@ -21,6 +21,7 @@ from numpy import random as numpys_global
 from sdgym.core import Task
 from sdgym.errors import SdgymError
 from sdgym.seeding import generator
+from sdgym.testing.offline import attempts
 from sdgym.testing.probe import Probe, Step, play
 from sdgym.text_env import SPLITS, Information, TextEnv
 
@@ -337,6 +338,14 @@ def _vector(probe: Probe) -> str:
     assert list(records[0][0][0]) == [step.observation for step in texts], "vectorised observations are not the environments' own"
     assert _plain(records[0]) == _plain(records[1]), "SyncVectorEnv and AsyncVectorEnv disagree"
     return "both vector environments agree (spawned workers)"
+
+
+@_check
+def _offline(probe: Probe) -> str:
+    """Importing, making and resetting it needs no network."""
+    asked = attempts(probe.cls, probe.kwargs)
+    assert not asked, f"it asks the network for {', '.join(dict.fromkeys(asked))}"
+    return "imported, made and reset without a network"
 
 
 def _plain(value: Any) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import random
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -203,6 +205,12 @@ class AnswersDifferentlyInAWorker(Adder):
         return Response("", 0.0, True, Outcome.WRONG, f"Wrong{self.suffix}.")
 
 
+class AsksTheNetwork(Adder):
+    def begin(self, task: Task) -> None:
+        with contextlib.suppress(OSError):  # it gets along without, and asks all the same
+            socket.create_connection(("192.0.2.1", 9), timeout=0.01).close()  # an address for documentation
+
+
 class RendersNothing(Adder):
     def render(self) -> None:
         return None
@@ -229,6 +237,7 @@ BROKEN: list[tuple[type[TextEnv], str, str]] = [
     (IsSlowerInALoop, "asynchronous", "disagree"),
     (CannotBePickled, "pickling", "pickle"),
     (AnswersDifferentlyInAWorker, "vector", "disagree"),
+    (AsksTheNetwork, "offline", "asks the network for 192.0.2.1"),
     (RendersNothing, "render", "no text"),
 ]
 

@@ -201,6 +201,13 @@ def test_play_can_be_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     assert "given up" in capsys.readouterr().out
 
 
+def test_a_new_environment_works_and_passes_its_own_test(here: pathlib.Path) -> None:
+    assert execute(["envs", "new", "WordCount"]) == 0
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_word_count.py"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout + done.stderr
+
+
 def test_new_files_are_never_overwritten(here: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["algos", "new", "BestOfGroup"]) == 0
     (here / "best_of_group.py").write_text("mine")
