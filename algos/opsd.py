@@ -5,9 +5,9 @@ Paper: arXiv 2601.18734, v1 Eq. 6–8 (v3 changes divergence and recipe).
 v1: D = Jensen–Shannon, α = 0.5. v3: forward KL, each vocabulary entry capped at τ = 0.05 before the sum.
 Teacher: the initial weights, frozen; the full vocabulary; no gradient through teacher or sampling; no reward.
 Status: v1 code-read (repository @ 590ec26 and paper); v3 recipe read in a derivative (PW-OPSD @ 35303e0), paper body not.
-Deviations: 1. The frame of the teacher's prompt is ours (several wordings), not the paper's text. 2. The repositories
-take a token mean per micro-batch; here the whole batch is one mean, so that sharding changes nothing. 3. A reference
-that does not fit the context drops the row; it never cuts the frame. 4. Rows that errored are left out.
+Deviations: 1. The frame of the teacher's prompt is ours (several wordings), not the paper's text. 2. The repositories take a token mean
+per micro-batch; here the whole batch is one mean, so that sharding changes nothing. 3. A reference that does not fit the context drops
+the row; it never cuts the frame. 4. Rows that errored are left out. 5. ``reason_first``, off in the source's scripts, is left out.
 """
 
 from __future__ import annotations

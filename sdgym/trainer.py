@@ -389,6 +389,7 @@ def rollout_metrics(rows: Sequence[Trajectory]) -> dict[str, float]:
         out |= {
             "train/reward": float(np.mean([row.reward for row in usable])),
             "train/success": float(np.mean([row.success for row in usable])),
+            "train/solved_groups": len({row.group_id for row in usable if row.success}) / len({row.group_id for row in usable}),
             "train/length": float(np.mean([row.action_length for row in usable])),
             "train/turns": float(np.mean([len(row.actions) for row in usable])),
             "train/truncated": float(np.mean([row.truncated_tokens for row in usable])),

@@ -151,7 +151,16 @@ def block(page: str, presets: Sequence[str], suites: Sequence[Recorded], predict
         parts.append("No prediction was committed: no suite declares a contrast of it.")
     predicted = {(p.treatment, p.control) for p in predictions}
     tables = [text for suite in suites for text in (result_table(suite, presets, page), setting_table(suite, presets, predicted)) if text]
+    again = [f"`{command(suite)}`" for suite in suites if any(is_of(row["arm"], presets) for row in suite.rows)]
+    tables += [f"Again: {', '.join(again)}."] if again else []
     return "\n\n".join([*parts, *(tables or ["No recorded suite has an arm of it yet."])])
+
+
+def command(suite: Recorded) -> str:
+    """Return the command that makes a suite's runs again, with its number of seeds where it is not the suite's own."""
+    seeds = max((row["after"]["n"] for row in suite.rows), default=0)
+    own = load_suite(suite.name).seeds if suite.name in suite_names() else seeds
+    return f"sdgym compare {suite.name}" + (f" --seeds {seeds}" if seeds != own else "")
 
 
 def prediction_table(predictions: Sequence[Prediction], suites: Sequence[Recorded]) -> str:

@@ -304,4 +304,4 @@ def test_pages_are_whole(name: str) -> None:
     assert parts["Metrics"].count("`") >= 4
     numbered = re.findall(r"^(\d+)\. ", parts.get("Deviations") or parts["Choices"], re.MULTILINE)
     assert [int(n) for n in numbered] == list(range(1, len(numbered) + 1)) and len(numbered) >= 3
-    assert "| 95 % interval | n |" in results
+    assert "| 95 % interval | n |" in results and "Again: `sdgym compare " in results

@@ -24,6 +24,7 @@ from sdgym.algos.conditioning.revision import Cues
 from sdgym.algos.losses import NLLLoss
 from sdgym.algos.sft_reference import SFTReference
 from sdgym.core import LossItem, LossTerm, ScoringView
+from sdgym.testing.pages import unexplained
 from sdgym.testing_engine import KINDS, LETTERS_ID
 from sdgym.testing_policy import random_policy
 
@@ -101,6 +102,7 @@ def test_the_self_localisation_of_a_reviser_is_logged_for_right_and_wrong_attemp
     assert min(last[f"teacher/localisation_{side}"] for side in ("right", "wrong")) > 0.8, "seen: 0.95 and more"
     assert last["teacher/lift_wrong"] < last["teacher/lift_right"] - 0.3, "the reviser takes back wrong signs, not right ones"
     assert last["teacher/peak_position"] < 0.3, "0 is the first token"
+    assert unexplained(log, "sd_zero") == []
 
 
 def test_sd_zero_resumes_in_any_phase_as_if_nothing_had_happened(model: str, tmp_path: pathlib.Path) -> None:

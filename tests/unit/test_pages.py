@@ -108,6 +108,13 @@ def test_a_verdict_on_the_page_is_that_of_the_contrast(difference: Estimate, p_h
     assert "has been recorded yet" in p.family_block([dataclasses.replace(suite, name="first")], [prediction])
 
 
+def test_a_recorded_suite_has_its_command() -> None:
+    rows = [{"after": {"n": n}} for n in (2, 5)]
+    assert p.command(p.Recorded("first", rows, [])) == "sdgym compare first"
+    assert p.command(p.Recorded("first", rows[:1], [])) == "sdgym compare first --seeds 2"
+    assert "\n\nAgain: `sdgym compare family" in page_of("sd_zero_repo") and ", `sdgym compare first" in page_of("sdpo_rich")
+
+
 def test_a_control_turned_round_counts_the_other_way() -> None:
     prediction = Prediction(treatment="grpo", control="srpo", expect="lower", source="a source of some length")
     (found,) = check([prediction], [contrast(Estimate(6, 0.2, 0.1, 0.3), 0.03)])
