@@ -221,3 +221,4 @@ def test_doctor_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> Non
     text = capsys.readouterr().out
     assert code == (0 if local_path("tiny") else 1)
     assert all(word in text for word in ("python", "cores", "torch", "sdgym/Math-v0", "grpo", "embedded policies"))
+    assert all(f"sandbox {tier}" in text for tier in ("bwrap", "landlock", "docker"))

@@ -260,13 +260,16 @@ def test_no_argument_can_break_an_api(app: str, hand: Hand) -> None:
 
 
 def test_reading_one_row_is_quick(hand: Hand) -> None:
-    """0.026 ms measured, 0.05 wanted; five times that here, for a busy machine."""
+    """0.05 ms wanted, in the best fifty of two thousand (0.02 measured): the others tell how busy the machine is."""
     hand.episode.signed_in = True
     number = hand.episode.db.scalar("SELECT id FROM mail_message")
-    started = time.process_time()
-    for _ in range(2_000):
-        hand("mail.show", id=number)
-    assert (time.process_time() - started) / 2_000 < 0.25e-3
+    best = float("inf")
+    for _ in range(40):
+        started = time.process_time()
+        for _ in range(50):
+            hand("mail.show", id=number)
+        best = min(best, (time.process_time() - started) / 50)
+    assert best <= 0.05e-3
 
 
 def test_a_write_before_a_refusal_is_undone_and_later_writes_are_logged() -> None:

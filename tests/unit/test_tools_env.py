@@ -249,15 +249,16 @@ def test_what_is_said_about_a_wrong_call(tiny: Any) -> None:
 
 
 def test_a_thousand_resets_take_less_than_a_second_of_processor_time() -> None:
-    """About 0.3 s on an idle core; the bar is 1 s of it, doubled here for a busy machine."""
+    """At the pace of the best fifty of a thousand: about 0.4 s; the others tell how busy the machine is."""
     env = ToolWorldEnv(level="hard")
     tasks = list(env.tasks("train", 0, 5))
-    for task in tasks:
-        env.reset(options={"task": task})
-    started = time.process_time()
-    for index in range(1_000):
-        env.reset(options={"task": tasks[index % 5]})
-    assert time.process_time() - started < 2.0
+    best = float("inf")
+    for _ in range(20):
+        started = time.process_time()
+        for index in range(50):
+            env.reset(options={"task": tasks[index % 5]})
+        best = min(best, time.process_time() - started)
+    assert 20 * best < 1.0
 
 
 @pytest.mark.parametrize(
