@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
@@ -20,21 +21,38 @@ from sdgym.errors import ConfigError, UnknownNameError
 from sdgym.seeding import derive
 from sdgym.text_env import Response, TextEnv
 
+_UNPROVED = "it gives no reference answer, so nothing proves that a task can be solved"
+_EVALUATES = "its grader evaluates the answer as Python code, in the trainer's own process"
 DENIED: Mapping[str, str] = {
-    "boxnet": "it gives no reference answer, so nothing proves that a task can be solved",
+    "boxnet": _UNPROVED,
     "coin_flip": "its grader pays for numbers far from the answer",
+    "complex_arithmetic": "its grader pays for 'nan'",
     "composite": "it is a mixture of others: name one of them",
     "game_of_life_halting": "its grader pays for any text",
-    "graph_color": "it gives no reference answer, so nothing proves that a task can be solved",
-    "propositional_logic": "some tasks have no reference answer, so nothing proves that they can be solved",
-    "rubiks_cube": "it gives no reference answer, so nothing proves that a task can be solved",
-    "rush_hour": "it gives no reference answer, so nothing proves that a task can be solved",
+    "graph_color": _UNPROVED,
+    "intermediate_integration": _EVALUATES,
+    "polynomial_multiplication": _EVALUATES,
+    "propositional_logic": _UNPROVED,
+    "puzzle24": "its grader does not look at the task's numbers: one answer pays in every task",
+    "rubiks_cube": _UNPROVED,
+    "rush_hour": _UNPROVED,
+    "simple_integration": _EVALUATES,
 }
 """Generators that are refused, and why (reasoning-gym 0.1.25)."""
+PLAIN: Mapping[str, str] = {
+    "binary_matrix": r"[\d\s]+",
+    "countdown": r"(?!.*(\*\s*\*|/\s*/))[\d\s()+*/-]{1,200}",
+    "n_queens": r"[Q_\s]+",
+    "spiral_matrix": r"[\d\s]+",
+    "string_insertion": r"[A-Z]+",
+}
+"""Generators whose graders evaluate the answer as Python code, too, but need not: only an answer of this form reaches them."""
 SYSTEM_PROMPT = "Think first if you like, then give the answer alone inside <answer></answer>."
 LONGEST = 20_000
 SIZE = 2**20
 """How many items a generator is asked for; it makes each when it is read."""
+SIZES: Mapping[str, int] = {"acre": 2_000, "word_ladder": 20_000}
+"""But the first makes all when it is opened, and the second gives no more."""
 FULL = 0.99
 """From this score on an answer is right. Some generators pay a little for any text, so less is nothing."""
 
@@ -86,12 +104,13 @@ class ReasoningEnv(TextEnv):
         if generator not in generators():
             raise UnknownNameError("generator of reasoning-gym", generator, generators())
         self.generator, self.settings = generator, dict(settings or {})
+        self._size = SIZES.get(generator, SIZE)
         self._data = self._open()
 
     def _open(self) -> Any:
         """Return the generator, opened once: its items are made when they are asked for."""
         try:
-            return _package().create_dataset(self.generator, size=SIZE, seed=0, **self.settings)
+            return _package().create_dataset(self.generator, size=self._size, seed=0, **self.settings)
         except (TypeError, AssertionError, ValueError) as error:
             raise ConfigError(f"the generator {self.generator!r} does not take the settings {self.settings}: {error}") from error
 
@@ -99,8 +118,10 @@ class ReasoningEnv(TextEnv):
         """Return the first task, counted from ``seed``, that belongs to ``split``; there is no held-out family, it is the test split's."""
         wanted = "test" if split == "heldout" else split
         for attempt in range(1000):
-            number = derive(seed, self.env_id, self.generator, attempt) % SIZE
+            number = derive(seed, self.env_id, self.generator, attempt) % self._size
             item = self._data[number]
+            if item["answer"] is None:
+                continue
             if self.split_of([item["question"]]) == wanted and (
                 wanted != "test" or (derive(number, "half") % 2 == 1) == (split == "heldout")
             ):
@@ -120,7 +141,8 @@ class ReasoningEnv(TextEnv):
         if found.strip() == self.task.privileged["answer"].strip():
             score = 1.0
         else:
-            score = await asyncio.to_thread(_score, self._data, found, self._data[self.task.meta["number"]])
+            item = self._data[self.task.meta["number"]]
+            score = await asyncio.to_thread(_score, self._data, found, item) if self._harmless(found) else 0.0
         right = score >= FULL
         said = "Right." if right else f"Wrong: {found[:80]!r} is not the answer."
         return Response(
@@ -132,6 +154,11 @@ class ReasoningEnv(TextEnv):
             success=right,
             reward_components={"success": float(right)},
         )
+
+    def _harmless(self, answer: str) -> bool:
+        """Return whether ``answer`` can be given to the generator's grader."""
+        form = PLAIN.get(self.generator)
+        return form is None or re.fullmatch(form, answer, re.ASCII | re.DOTALL) is not None
 
     def oracle(self, task: Task) -> Sequence[str]:
         """Return the reference answer."""

@@ -1,16 +1,28 @@
-"""reasoning-gym: every generator that is not denied pays nothing for garbage and everything for its own answer."""
+"""reasoning-gym: every generator that is not denied pays nothing for garbage, everything for its own answer, and runs no answer."""
 
 from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
 
 import gymnasium
 import pytest
 
-from sdgym.envs.reasoning import DENIED, ReasoningEnv, generators
+from sdgym.core import Task
+from sdgym.envs import reasoning
+from sdgym.envs.reasoning import DENIED, FULL, PLAIN, SIZES, ReasoningEnv, generators
 from sdgym.errors import ConfigError, UnknownNameError
 from sdgym.testing.checks import GARBAGE
 
 pytestmark = pytest.mark.slow  # the package is an extra
-WORDS = ("0", "1", "-1", "yes", "no", "True", "False", "None", "[]", "answer")
+WORDS = ("0", "1", "-1", "0.5", "1/0", "nan", "nan+nanj", "inf", "-inf", "yes", "no", "yes or no", "True", "False", "None", "[]", "answer")
+SPRAY = ("A B C D E", "0 1 2 3 4 5 6 7 8 9 10", "on off undetermined", "north south east west", "*", ".*", "%s", "{0}")
+TRACE = "SDGYM_TEST_TRACE"
+CODE = tuple(
+    f"{import_}('os').environ.update({TRACE}='1')"
+    for import_ in ("__import__", "Symbol.__new__.__globals__['__builtins__']['__import__']")  # Python's eval, and SymPy's
+)
 SAMPLE = (
     "basic_arithmetic",
     "caesar_cipher",
@@ -30,18 +42,41 @@ def package() -> None:
 
 def audit(generator: str, tasks: int) -> str:
     """Return what is wrong with a generator, or nothing."""
-    env = ReasoningEnv(generator=generator)
-    for seed in range(tasks):
-        task = env.make_task(seed, "train")
+    try:
+        env = ReasoningEnv(generator=generator)
+        if any(env._data[number]["answer"] is None for number in range(8)):
+            return "some tasks have no reference answer"
+        found = [problem for seed in range(tasks) if (problem := _problem(env, seed))]
+        found += _master_key(env, [env.make_task(seed, "train") for seed in range(tasks)])
+    except ConfigError as error:
+        return str(error)
+    return found[0] if found else ""
+
+
+def _problem(env: ReasoningEnv, seed: int) -> str:
+    task = env.make_task(seed, "train")
+    env.reset(options={"task": task})
+    if env.step(env.oracle(task)[0])[1] != 1.0:
+        return f"its own answer {task.privileged['answer']!r} does not pay"
+    for text in (*GARBAGE, *WORDS, *SPRAY, *CODE):
         env.reset(options={"task": task})
-        if env.step(env.oracle(task)[0])[1] != 1.0:
-            return f"its own answer {task.privileged['answer']!r} does not pay"
-        for text in (*GARBAGE, *WORDS):
-            env.reset(options={"task": task})
-            reward = env.step(text)[1]
-            if reward and not _same(text, task.privileged["answer"]):
-                return f"{text[:20]!r} pays {reward} where {task.privileged['answer']!r} is right"
+        reward = env.step(text)[1]
+        if os.environ.pop(TRACE, ""):
+            return f"{text!r} is run"
+        if reward and not _same(text, task.privileged["answer"]):
+            return f"{text[:20]!r} pays {reward} where {task.privileged['answer']!r} is right"
     return ""
+
+
+def _master_key(env: ReasoningEnv, tasks: Sequence[Task]) -> list[str]:
+    """Say so if the first task's answer pays in all of several others, which have other answers."""
+    answer = tasks[0].privileged["answer"]
+    others = [task for task in tasks if not _same(answer, task.privileged["answer"])]
+    for task in others:
+        env.reset(options={"task": task})
+        if not env.step(env.oracle(tasks[0])[0])[1]:
+            return []
+    return [f"{answer!r} pays in every task"] if len(others) > 1 else []
 
 
 def _same(text: str, answer: str) -> bool:
@@ -57,17 +92,44 @@ def test_garbage_pays_nothing(generator: str) -> None:
     assert audit(generator, 2) == ""
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.filterwarnings("ignore")
-def test_garbage_pays_nothing_in_any_generator() -> None:
-    wrong = {name: said for name in generators() if (said := audit(name, 1))}
-    assert wrong == {}
+def test_an_audit_of_every_generator_finds_exactly_those_that_are_denied(monkeypatch: pytest.MonkeyPatch) -> None:
+    import reasoning_gym.factory
+
+    monkeypatch.setattr(reasoning, "DENIED", {})
+    wrong = {name: said for name in reasoning_gym.factory.DATASETS if (said := audit(name, 4))}
+    assert set(wrong) == set(DENIED), wrong
+
+
+@pytest.mark.parametrize("generator", PLAIN)
+def test_an_answer_is_never_run(generator: str) -> None:
+    """The generator's own grader runs it: the guard is needed."""
+    env = ReasoningEnv(generator=generator)
+    task = env.make_task(0, "train")
+    for text in CODE:
+        with contextlib.suppress(Exception):
+            env._data.score_answer(text, env._data[task.meta["number"]])
+    assert os.environ.pop(TRACE, ""), "the grader no longer runs answers"
+    for text in (*CODE, f"{task.privileged['answer']} {CODE[0]}"):
+        env.reset(options={"task": task})
+        assert env.step(text)[1] == 0.0 and TRACE not in os.environ
+
+
+def test_other_solutions_than_the_reference_are_paid() -> None:
+    env = ReasoningEnv(generator="countdown")
+    for task in env.tasks("train", 0, 3):
+        env.reset(options={"task": task})
+        assert env.step(f"({task.privileged['answer']})")[1] == 1.0
+        env.reset(options={"task": task})
+        assert env.step(f"{task.privileged['answer']} + 0")[1] == 0.0  # uses a number that is not given
 
 
 def test_each_denial_names_a_generator_and_a_reason() -> None:
     import reasoning_gym.factory
 
     assert set(DENIED) <= set(reasoning_gym.factory.DATASETS) and len(generators()) == len(reasoning_gym.factory.DATASETS) - len(DENIED)
+    assert set(SIZES) | set(PLAIN) <= set(generators()) and FULL < 1
     for name in DENIED:
         with pytest.raises(ConfigError, match=f"the generator '{name}' is not used: "):
             ReasoningEnv(generator=name)
