@@ -22,6 +22,7 @@ MAY_RUN_CODE = {
 }
 MAY_PICKLE = {
     "sdgym/testing/checks.py": "checks that environments survive pickling",
+    "sdgym/testing/offline.py": "sends a class of this process to a process of its own",
 }
 
 
