@@ -38,7 +38,7 @@ class Composed(Algorithm):
 
     def __init__(self, config: CompositionConfig) -> None:
         super().__init__(config)
-        config.check()
+        config.refuse_conflicts()
         self.policy, self.conditioners = GRPO(config.policy), config.conditioners()
         self.loss = config.target_loss() if config.signal == "target" else config.policy.loss()
         self.bad = WrongPeer(**config.conditioner_arguments())

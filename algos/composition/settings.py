@@ -148,7 +148,7 @@ class CompositionConfig(UpdateSettings, TeacherSettings, ContextSettings, Distil
             or bool(self.evidence.margin or self.evidence.balance or self.hinge.weight or self.rewrite != "none")
         )
 
-    def check(self) -> None:
+    def refuse_conflicts(self) -> None:
         """Raise :class:`ConfigError` for values that exclude each other: what, and what to use instead."""
         for wrong, message in self._conflicts().items():
             if message:

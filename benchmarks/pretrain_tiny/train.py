@@ -268,15 +268,15 @@ def save_policy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rec
 
 def _beginning(recipe: Recipe, words: pathlib.Path) -> tuple[PreTrainedTokenizerFast, LlamaForCausalLM]:
     """Return tokenizer (kept in ``words``) and model before the first step."""
-    if recipe.start is not None:
-        policy = Policy.load(recipe.start, threads=recipe.threads)
-        model = new_model(recipe, policy.tokenizer)
-        model.load_state_dict(policy.model.state_dict())
-        return policy.tokenizer, model
+    start = None if recipe.start is None else Policy.load(recipe.start, threads=recipe.threads)
     if not words.exists():
-        train_tokenizer(corpus(make_envs(recipe), recipe.seed), recipe.vocab).save_pretrained(words)
+        made = train_tokenizer(corpus(make_envs(recipe), recipe.seed), recipe.vocab) if start is None else start.tokenizer
+        made.save_pretrained(words)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(words)
-    return tokenizer, new_model(recipe, tokenizer)
+    model = new_model(recipe, tokenizer)
+    if start is not None:
+        model.load_state_dict(start.model.state_dict())
+    return tokenizer, model
 
 
 def pretrain(recipe: Recipe, out: pathlib.Path, work: pathlib.Path, save_every: int = 100) -> None:
