@@ -11,10 +11,11 @@ import pytest
 
 from sdgym.benchmarks.head_to_head import run_suite
 from sdgym.benchmarks.head_to_head.compare import customise
+from sdgym.benchmarks.head_to_head.expand import expand
 from sdgym.benchmarks.head_to_head.pace import FEWEST, Pace, fit_steps, trial_seconds
 from sdgym.benchmarks.head_to_head.runner import Board, Running
 from sdgym.benchmarks.head_to_head.suite import Suite, load_suite, suite_names, world_name
-from sdgym.benchmarks.head_to_head.trials import Trial, make_plan
+from sdgym.benchmarks.head_to_head.trials import Trial, make_plan, obstacle
 from sdgym.errors import ConfigError, RunFolderError, UnknownNameError
 
 SMALL = {"steps": 4, "tasks_per_step": 2, "group_size": 2, "eval": {"every": 0, "tasks": 2, "samples": 1, "test_tasks": 2}}
@@ -163,6 +164,13 @@ def test_a_full_folder_needs_resume(tmp_path: pathlib.Path) -> None:
     (tmp_path / "x").write_text("")
     with pytest.raises(RunFolderError, match="add --resume"):
         run_suite(suite(), out=tmp_path)
+
+
+@pytest.mark.parametrize("name", suite_names())
+def test_every_arm_of_a_suite_can_be_played_in_its_worlds(name: str) -> None:
+    chosen = expand(load_suite(name))
+    refused = {(arm.name, world.id): why for arm in chosen.arms for world in chosen.envs if (why := obstacle(chosen, arm, world))}
+    assert refused == {}
 
 
 @pytest.mark.slow
