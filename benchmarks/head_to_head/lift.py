@@ -4,7 +4,8 @@ A teacher that solves no more than its student has nothing to teach, however goo
 attempts a group of rollouts; the arm's conditioner tells about one of them what it would tell in training (a peer's
 success, the feedback on this failure, the reference …); then the policy plays the task afresh, once plain and once
 under that prompt, with the same noise. Comparing with a *fresh* plain attempt matters: the attempt that the feedback
-speaks of was selected for having failed. Lift is the mean difference over the tasks that were told something.
+speaks of was selected for having failed. Lift is the mean difference over the tasks that were told something. An
+external teacher plays with its own weights.
 """
 
 from __future__ import annotations
@@ -46,6 +47,13 @@ def conditioners(settings: Mapping[str, Any]) -> list[Any]:
     return [c for c in build_algorithm(algo["name"], algo["overrides"]).conditioners if hasattr(c, "views")]
 
 
+def external_teacher(settings: Mapping[str, Any]) -> str:
+    """Return the model that teaches in a resolved run config, "" where the policy's own weights do."""
+    algo = settings["algo"]
+    weights = build_algorithm(algo["name"], algo["overrides"]).teacher_weights
+    return weights.model if weights is not None and weights.kind == "external" else ""
+
+
 def identity(conditioner: Any) -> Any:
     """Return plain data that two conditioners share if and only if they tell the same."""
     own = {k: identity(v) if hasattr(v, "__dict__") else v for k, v in sorted(vars(conditioner).items())}
@@ -54,7 +62,7 @@ def identity(conditioner: Any) -> Any:
 
 def lift_key(settings: Mapping[str, Any], tasks: int) -> str:
     """Identify a measurement by policy, environment, sampling, conditioners and code; methods that tell the same share it."""
-    told = [identity(conditioner) for conditioner in conditioners(settings)]
+    told = [identity(conditioner) for conditioner in conditioners(settings)] + [external_teacher(settings)]
     parts = {name: settings[name] for name in ("model", "env", "sampling", "device", "group_size")}
     return content_hash(json.loads(json.dumps({**parts, "told": told, "tasks": tasks, "code": code_hash()}, default=repr)))
 
@@ -136,6 +144,8 @@ def measure(config: RunConfig, folder: pathlib.Path, tasks: int) -> list[dict[st
     from sdgym.session import Session
 
     session = Session(config, folder)
+    model = external_teacher(config.model_dump())
+    teacher = Session(config.model_copy(update={"model": model}), folder) if model else session
     try:
         group, job = session.group_size, Job("lift-attempts", 0, evaluation=True, seed=derive(SEED, "lift"))
         asked = eval_tasks(session.env.unwrapped, SPLIT, SEED, tasks)
@@ -152,14 +162,16 @@ def measure(config: RunConfig, folder: pathlib.Path, tasks: int) -> list[dict[st
             prompts = {g: views[i][0].prefix_ids for g, i in enumerate(chosen) if i is not None}
             told = [asked[g] for g in prompts]
             plain = session.driver.collect(told, 1, session.sampling, again) if told else []
-            shown = session.driver.collect(told, 1, session.sampling, again, list(prompts.values())) if told else []
+            shown = teacher.driver.collect(told, 1, session.sampling, again, list(prompts.values())) if told else []
             pairs = {g: (s.success, t.success) for g, s, t in zip(prompts, plain, shown, strict=True) if s.usable and t.usable}
             for g, task in enumerate(asked):
-                student, teacher = pairs.get(g, (None, None))
-                records.append({"kind": conditioner.kind, "task_id": task.task_id, "student": student, "teacher": teacher})
+                first, second = pairs.get(g, (None, None))
+                records.append({"kind": conditioner.kind, "task_id": task.task_id, "student": first, "teacher": second})
         return records
     finally:
         session.close()
+        if teacher is not session:
+            teacher.close()
 
 
 def main(folder: pathlib.Path, tasks: int) -> None:

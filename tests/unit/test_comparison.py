@@ -171,6 +171,8 @@ def test_methods_that_tell_the_same_share_a_measurement_and_others_do_not() -> N
     keys = [lift_key(tree, 500) for tree in trees[:3]]
     assert keys[0] == keys[1] != keys[2] and lift_key(trees[0], 501) != keys[0]
     assert lift_key({**trees[0], "model": "other"}, 500) != keys[0]
+    external = [make_config({"algo": {**EXPERT, "overrides": {"teacher_model": name}}}).model_dump() for name in ("tiny", "tiny-expert")]
+    assert lift_key(external[0], 500) != lift_key(external[1], 500), "the same words from another teacher lift differently"
     assert [has_teacher(chosen, arm) for arm in chosen.arms] == [True, True, True, False] and not conditioners(trees[3])
     assert identity(PeerFeedback()) == identity(PeerFeedback()) != identity(PeerFeedback(only_without_solution=False))
     assert identity(Reference()) != identity(FeedbackOnly())
@@ -208,15 +210,20 @@ def test_nothing_to_say_is_said(tmp_path: pathlib.Path) -> None:
     assert math.isnan(lift.teacher) and "nothing to say before training, on any of 4 tasks" in lift.sentence()
 
 
-def test_lift_is_measured_on_real_rollouts(tmp_path: pathlib.Path) -> None:
-    """A reference must lift the embedded policy; both play the same tasks, none of them of the test split."""
+EXPERT = {"name": "uni_opd", "overrides": {"teacher_model": "tiny-expert"}}
+
+
+@pytest.mark.parametrize(("algo", "kind"), [("opsd", "reference"), (EXPERT, "plain")])
+def test_lift_is_measured_on_real_rollouts(tmp_path: pathlib.Path, algo: Any, kind: str) -> None:
+    """A reference must lift the embedded policy, and so must a stronger teacher that is told nothing, playing with its own weights;
+    student and teacher play the same tasks, none of them of the test split."""
     from sdgym.benchmarks.head_to_head.lift import main
 
-    tree = {"algo": "opsd", "env": MATH["id"], "tasks_per_step": 2, "group_size": 1, "model": "tiny"}
+    tree = {"algo": algo, "env": MATH["id"], "tasks_per_step": 2, "group_size": 2, "model": "tiny"}
     (tmp_path / "settings.yaml").write_text(yaml.safe_dump(make_config(tree).model_dump(mode="json")))
     main(tmp_path, 24)
-    (lift,) = read_lift(tmp_path / "items.jsonl", "opsd", "math")
-    assert lift.lift.n == lift.tasks == 24 and lift.kind == "reference" and lift.teacher > lift.student + 0.2
+    (lift,) = read_lift(tmp_path / "items.jsonl", "any", "math")
+    assert lift.lift.n == lift.tasks == 24 and lift.kind == kind and lift.teacher > lift.student + 0.2
     assert all("-val-" in json.loads(line)["task_id"] for line in (tmp_path / "items.jsonl").read_text().splitlines())
 
 
