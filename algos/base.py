@@ -192,7 +192,7 @@ class Algorithm:
         name: registry name.
         Config: the preset's type.
         supervision: what it may use: ``reward``, ``feedback``, ``reference`` or ``none``; rankings are
-            made within a class.
+            made within a class (:func:`supervision_class`).
         conditioners: what its teachers see (M ≥ 0).
         teacher_weights: None if no view has ``weights="teacher"``.
         group_size: rollouts per task, or None to take the trainer's.
@@ -250,6 +250,12 @@ class Algorithm:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over :meth:`state_dict`."""
+
+
+def supervision_class(algorithm: Algorithm) -> str:
+    """Return the class that a method is ranked in: ``external`` where another model teaches, else its ``supervision``."""
+    weights = algorithm.teacher_weights
+    return "external" if weights is not None and weights.kind == "external" else algorithm.supervision
 
 
 def student_views(batch: Batch, index: int) -> list[ScoringView]:

@@ -27,6 +27,7 @@ def list_() -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from sdgym.algos.base import supervision_class
     from sdgym.algos.presets import algorithm_names, build_algorithm, load_preset, preset_names
     from sdgym.registry import load_plugins
 
@@ -36,7 +37,7 @@ def list_() -> None:
         algorithm = build_algorithm(name)
         preset = load_preset(name) if name in preset_names() else None
         title = preset.title if preset else (type(algorithm).__doc__ or "").strip().partition("\n")[0]
-        table.add_row(name, algorithm.supervision, preset.status if preset else "own", title)
+        table.add_row(name, supervision_class(algorithm), preset.status if preset else "own", title)
     Console().print(table)
     typer.echo("sdgym algos show NAME tells source, equations, deviations and every setting.")
 
@@ -46,13 +47,14 @@ def show(name: Annotated[str, typer.Argument(help="An algorithm or preset.", met
     """Show where a method comes from, how it deviates, and every setting it runs with."""
     import yaml
 
+    from sdgym.algos.base import supervision_class
     from sdgym.algos.presets import build_algorithm, load_preset, preset_names, value_sources
 
     algorithm, known = build_algorithm(name), name in preset_names()
     typer.secho(name, bold=True)
     if known:
         preset = load_preset(name)
-        typer.echo(f"{preset.title}\npaper: {preset.paper or 'none'} · status: {preset.status} · uses: {algorithm.supervision}")
+        typer.echo(f"{preset.title}\npaper: {preset.paper or 'none'} · status: {preset.status} · uses: {supervision_class(algorithm)}")
     for axis, value in _axes(name, algorithm).items():
         typer.echo(f"{axis}: {value}")
     if known and load_preset(name).about:

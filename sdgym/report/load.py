@@ -187,11 +187,12 @@ def _known(value: float) -> float | None:
 
 def supervision_of(algo: str, overrides: Mapping[str, Any]) -> str:
     """Return what the method may learn from with these settings, or ``?`` where its code is not at hand."""
+    from sdgym.algos.base import supervision_class
     from sdgym.algos.presets import build_algorithm
     from sdgym.errors import UserError
 
     try:
-        return str(build_algorithm(algo, dict(overrides)).supervision)
+        return supervision_class(build_algorithm(algo, dict(overrides)))
     except UserError:
         return "?"
 

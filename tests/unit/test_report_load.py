@@ -13,8 +13,10 @@ from sdgym.report.load import load_run
 @pytest.mark.parametrize(
     ("algo", "supervision"),
     [
-        ({"name": "uni_opd"}, "reward"),
-        ({"name": "uni_opd", "overrides": {"teacher_model": "tiny", "contexts": ["reference"]}}, "reference"),
+        ({"name": "opsd"}, "reference"),
+        ({"name": "uni_opd"}, "external"),
+        ({"name": "uni_opd", "overrides": {"teacher": "frozen"}}, "reward"),
+        ({"name": "uni_opd", "overrides": {"teacher": "frozen", "contexts": ["reference"]}}, "reference"),
         ({"name": "somebody.elses:Method", "overrides": {"a": 1}}, "?"),
     ],
 )
