@@ -157,10 +157,14 @@ def block(page: str, presets: Sequence[str], suites: Sequence[Recorded], predict
 
 
 def command(suite: Recorded) -> str:
-    """Return the command that makes a suite's runs again, with its number of seeds where it is not the suite's own."""
-    seeds = max((row["after"]["n"] for row in suite.rows), default=0)
-    own = load_suite(suite.name).seeds if suite.name in suite_names() else seeds
-    return f"sdgym compare {suite.name}" + (f" --seeds {seeds}" if seeds != own else "")
+    """Return the command that makes a suite's runs again, with its worlds and number of seeds where they are not the suite's own."""
+    parts, seeds = [f"sdgym compare {suite.name}"], max((row["after"]["n"] for row in suite.rows), default=0)
+    worlds = dict.fromkeys(str(row["env"]) for row in suite.rows)
+    if suite.name in suite_names():
+        own = load_suite(suite.name)
+        parts += [f"--envs {','.join(worlds)}"] if set(worlds) != {world.id for world in own.envs} else []
+        parts += [f"--seeds {seeds}"] if seeds != own.seeds else []
+    return " ".join(parts)
 
 
 def prediction_table(predictions: Sequence[Prediction], suites: Sequence[Recorded]) -> str:

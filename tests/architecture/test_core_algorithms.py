@@ -12,6 +12,8 @@ import re
 
 import pytest
 
+from sdgym.testing.promises import missing
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAWS, CORE = "properties/test_core_laws.py", "properties/test_losses_laws.py"
 EDGES, ALGOS, ARMS = "unit/test_core_edges.py", "unit/test_algorithms.py", "unit/test_reference_arms.py"
@@ -259,17 +261,13 @@ PRINTED = (  # every number of §11's tables as it is printed, and §1g's, §4g'
 
 @pytest.mark.parametrize("statement", PROMISES)
 def test_each_promise_has_its_test(statement: str) -> None:
-    for place in PROMISES[statement]:
-        file, _, name = place.partition("::")
-        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
-        assert re.search(rf"^def {re.escape(name)}\(", text, re.MULTILINE), f"{statement}: there is no {place}"
+    assert not [said for place in PROMISES[statement] if (said := missing(place, ROOT / "tests"))]
 
 
 def test_each_printed_number_is_in_a_test_that_a_promise_names() -> None:
     files = {place.partition("::")[0] for places in PROMISES.values() for place in places}
     text = "\n".join((ROOT / "tests" / file).read_text(encoding="utf-8") for file in sorted(files))
-    missing = [value for value in PRINTED.split() if value not in text]
-    assert not missing
+    assert not [value for value in PRINTED.split() if value not in text]
 
 
 METHODS = ("grpo", "rft", "opsd", "sdpo", "sd_zero", "skill_sd", "vpd", "sdft", "sft_reference", "star")

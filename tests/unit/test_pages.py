@@ -109,9 +109,9 @@ def test_a_verdict_on_the_page_is_that_of_the_contrast(difference: Estimate, p_h
 
 
 def test_a_recorded_suite_has_its_command() -> None:
-    rows = [{"after": {"n": n}} for n in (2, 5)]
+    rows = [{"env": f"sdgym/{world}-v0", "after": {"n": n}} for world, n in (("Math", 2), ("Sokoban", 5))]
     assert p.command(p.Recorded("first", rows, [])) == "sdgym compare first"
-    assert p.command(p.Recorded("first", rows[:1], [])) == "sdgym compare first --seeds 2"
+    assert p.command(p.Recorded("first", rows[:1], [])) == "sdgym compare first --envs sdgym/Math-v0 --seeds 2"
     assert "\n\nAgain: `sdgym compare family" in page_of("sd_zero_repo") and ", `sdgym compare first" in page_of("sdpo_rich")
 
 
