@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import fcntl
 import os
-import signal
+import pathlib
 import subprocess
 import sys
 import time
@@ -14,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from sdgym.benchmarks.head_to_head.trials import Trial
+from sdgym.nursery import SINGLE, Nursery, die_with_parent
 
 POLL = 0.2  # seconds between looks at the processes
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None)  # loaded before any fork
+PRELOAD = ("sdgym.trainer", "sdgym.session", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
+"""What every trial imports."""
 PATIENCE = 20.0  # seconds a trial gets to save after SIGTERM
 
 
@@ -131,46 +131,54 @@ class Board:
         return work / self.cores
 
 
-def start(trial: Trial, attempt: int) -> Running:
+def start(trial: Trial, attempt: int, spawn: Callable[[Sequence[str], pathlib.Path], Process] | None = None) -> Running:
     """Start ``trial`` in a process of its own with one thread; its output goes to ``log.txt``."""
     wait_for_predecessor(trial)
-    arguments = trial.prepare()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "PYTHONUNBUFFERED": "1"}
-    with (trial.folder / "log.txt").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
-        )
+    process = (spawn or start_cold)(trial.prepare(), trial.folder / "log.txt")
     return Running(trial, process, time.monotonic(), attempt, int(trial.settings["steps"]))
 
 
+def start_cold(arguments: Sequence[str], log: pathlib.Path) -> Process:
+    """Run ``python ARGUMENTS`` in a new interpreter."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, **SINGLE},
+            start_new_session=True,
+            preexec_fn=die_with_parent,
+        )
+
+
 class LocalEngine:
-    """This machine: one process and one thread per trial, as many at once as there are cores."""
+    """This machine: one process and one thread per trial, as many at once as there are cores.
+
+    On Linux trials are forks of one process that has imported everything (:mod:`sdgym.nursery`).
+    """
 
     where = ""
 
     def __init__(self, cores: int) -> None:
         self.slots = cores
+        self._nursery: Nursery | None = None
 
     def __enter__(self) -> LocalEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        return None
+        if self._nursery is not None:
+            self._nursery.close()
 
     def start(self, trial: Trial, attempt: int) -> Running:
         """See :func:`start`."""
-        return start(trial, attempt)
+        return start(trial, attempt, self._spawn if sys.platform == "linux" else start_cold)
 
-
-def _die_with_parent() -> None:
-    """Ask Linux to send this process SIGTERM when the comparison dies, however it dies, so that it saves and stops."""
-    _LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    def _spawn(self, arguments: Sequence[str], log: pathlib.Path) -> Process:
+        if self._nursery is None or not self._nursery.alive:
+            self._nursery = Nursery(PRELOAD)
+        return self._nursery.start(arguments, log)
 
 
 def wait_for_predecessor(trial: Trial) -> None:

@@ -26,14 +26,14 @@ RECORD = "trial.json"
 
 @functools.cache
 def code_hash() -> str:
-    """Return a hash of everything in the package that can change a result: code, presets, policies."""
+    """Return a hash of everything in the package that can change a result (code, presets, policies), however it is started or shown."""
     digest = hashlib.sha256()
     root = pathlib.Path(str(importlib.resources.files("sdgym")))
     kept = (".py", ".yaml", ".json", ".jinja", ".safetensors")
     for folder in (root, *(root / name for name in ("envs", "algos", "verifiers"))):  # links, which rglob does not follow
         for path in sorted(folder.rglob("*")):
             inner = path.relative_to(folder)
-            if path.suffix in kept and inner.parts[0] not in ("benchmarks", "commands", "report") and path.is_file():
+            if path.suffix in kept and inner.parts[0] not in ("benchmarks", "commands", "report", "nursery.py") and path.is_file():
                 digest.update(f"{folder.name}/{inner.as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
