@@ -43,7 +43,7 @@ class Pace:
         return self.tokens / self.rollouts if self.tokens else NOMINAL.tokens / NOMINAL.rollouts
 
 
-NOMINAL = Pace(rollouts=320, seconds=3.6, overhead=8.0, tokens=1_650)
+NOMINAL = Pace(rollouts=320, seconds=3.6, overhead=3.0, tokens=1_650)
 """`sdgym eval` of `tiny` on 64 tasks of Math and Sokoban, level tiny, one thread of a busy 2-core machine."""
 
 

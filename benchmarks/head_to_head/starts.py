@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-OVERHEAD = 8.0
-"""Seconds a process needs to import torch and transformers and load the policy, on a slow core."""
+OVERHEAD = 3.0
+"""Seconds a trial needs beside rollouts and updates: it loads the policy, wakes the graders, saves its model; imports are shared."""
 
 
 @dataclasses.dataclass
