@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sdgym.benchmarks.head_to_head.details import Record
-from sdgym.benchmarks.head_to_head.display import Display, result_table, retention_table
+from sdgym.benchmarks.head_to_head.display import Display
 from sdgym.benchmarks.head_to_head.expand import expand
 from sdgym.benchmarks.head_to_head.lift import has_teacher, measure_lifts
-from sdgym.benchmarks.head_to_head.pace import core_hours, fit_steps
+from sdgym.benchmarks.head_to_head.pace import core_hours, fit_steps, recorded_hours
 from sdgym.benchmarks.head_to_head.runner import Board, Engine, LocalEngine, run_all
 from sdgym.benchmarks.head_to_head.starts import Starts, measure_starts
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World, choose, load_suite, world_name
@@ -24,12 +24,16 @@ from sdgym.config import merge
 from sdgym.core import content_hash
 from sdgym.errors import ConfigError, RunFolderError, UnknownNameError
 from sdgym.files import FolderLock
-from sdgym.model_store import EMBEDDED
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sdgym.report.tables import Block
+
+
+CLOSING = (
+    "Every method starts from the same policy; n counts runs, intervals are 95 % bootstraps over policies, seeds and tasks and need n ≥ 5."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +136,7 @@ def prepare(suite: Suite, folder: pathlib.Path, place: Engine, console: Console,
 
     cores, lifts = available_cores(), sum(has_teacher(suite, arm) for arm in suite.arms)
     tell(announcement(suite, place, folder))
-    tell(estimate_line(suite, tune, lifts))
+    tell(estimate_line(suite, place.slots, tune, lifts))
     starts = measure_starts(suite, folder, cores, console)
     suite, fewer = fit_steps(starts.suite, starts.paces, place.slots)
     if fewer is not None:
@@ -157,11 +161,14 @@ def announcement(suite: Suite, place: Engine, folder: pathlib.Path) -> str:
     return f"{suite.title}: {' × '.join(parts)}, {place.slots} trials at a time{place.where}, in {folder}"
 
 
-def estimate_line(suite: Suite, tune: bool, lifts: int) -> str:
+def estimate_line(suite: Suite, slots: int, tune: bool, lifts: int) -> str:
     """Return what the comparison will cost, as far as it can be known before anything has run."""
-    if not set(suite.policies) <= set(EMBEDDED):
-        return "core-hours can be estimated once the start has been measured: only the embedded policies have a recorded pace"
-    return f"estimated {core_hours(suite, None, tune, lifts):.1f} core-hours, at the pace of one thread of a busy two-core machine"
+    hours = recorded_hours(suite, tune, lifts)
+    if hours is None:
+        return f"core-hours can be estimated once the start has been measured: of {', '.join(suite.policies)} no pace is recorded"
+    if suite.time_budget is not None:
+        hours = min(hours, suite.time_budget * slots / 3600.0)
+    return f"estimated {hours:.1f} core-hours, at the pace of one thread of a busy two-core machine"
 
 
 def wide_console() -> Console:
@@ -236,7 +243,7 @@ def choose_arms(suite: Suite, algos: Sequence[str]) -> tuple[Arm, ...]:
 
 def conclude(record: Record, console: Console) -> Comparison:
     """Write ``comparison.json`` and the report, print the tables and the path."""
-    from sdgym.benchmarks.head_to_head.tables import findings
+    from sdgym.benchmarks.head_to_head.tables import findings, results
     from sdgym.report import load_folder, write_report
     from sdgym.report.tables import blocks
 
@@ -248,16 +255,9 @@ def conclude(record: Record, console: Console) -> Comparison:
     report = write_report(folder)
     runs, _ = load_folder(folder)
     found = tuple(blocks(runs))
-    for block in found:
-        console.print()
-        console.print(result_table(block))
-        if (kept := retention_table(block)) is not None:
-            console.print(kept)
-    for table in findings(folder):
+    for table in (*results(found), *findings(folder)):
         console.print()
         console.print(table)
-    console.print(
-        "\nEvery method starts from the same policy; n counts seeds, intervals are 95 % bootstraps over seeds and need n ≥ 5.", markup=False
-    )
+    console.print(f"\n{CLOSING}", markup=False)
     console.print(f"report: {report}", markup=False, soft_wrap=True)
     return Comparison(folder, report, found, {trial.name: why for trial, why in board.failed.items()})

@@ -141,10 +141,10 @@ def result_table(block: Block) -> Table:
     table = Table(title=title, title_justify="left", box=None, header_style="bold", title_style="bold")
     for name in ("method", "uses"):
         table.add_column(name)
-    for name in ("before", "after", "change", "95 % interval", "n", "sampled tokens"):
+    for name in ("before", "after", "change", "95 % interval", f"pass@{block.samples}", "n", "sampled tokens"):
         table.add_column(name, justify="right")
     for reference in block.references:
-        table.add_row(f"[dim]{reference.name}", f"[dim]{reference.note}", f"[dim]{percent(reference.value)}", "", "", "", "", "")
+        table.add_row(f"[dim]{reference.name}", f"[dim]{reference.note}", f"[dim]{percent(reference.value)}", *[""] * 6)
     for row in block.rows:
         interval = "n < 5" if row.after.low is None or row.after.high is None else f"{percent(row.after.low)} – {percent(row.after.high)}"
         table.add_row(
@@ -154,6 +154,7 @@ def result_table(block: Block) -> Table:
             percent(row.after.mean),
             points(row.change),
             interval,
+            percent(row.passed.mean),
             str(row.after.n),
             count(row.tokens),
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from sdgym.benchmarks.head_to_head.suite import Suite, world_name
 from sdgym.config import merge
+from sdgym.model_store import EMBEDDED
 
 UPDATE_COST = 1.5
 """Seconds of update per second of rollout, rounded up from a mean of 1.2 over the five methods of `quick`."""
@@ -45,6 +46,8 @@ class Pace:
 
 NOMINAL = Pace(rollouts=320, seconds=3.6, overhead=3.0, tokens=1_650)
 """`sdgym eval` of `tiny` on 64 tasks of Math and Sokoban, level tiny, one thread of a busy 2-core machine."""
+RECORDED = {**dict.fromkeys(EMBEDDED, NOMINAL), "smollm2-135m": Pace(rollouts=120, seconds=53.3, overhead=3.0, tokens=1_821)}
+"""Per policy the pace on one thread of a busy 2-core machine, so that a suite can say what it costs before anything has run."""
 
 
 def mean_pace(paces: Sequence[Pace]) -> Pace:
@@ -74,18 +77,18 @@ def trial_seconds(settings: Mapping[str, Any], steps: int, pace: Pace) -> float:
     return pace.overhead + rollouts / pace.rollouts_per_second
 
 
-def core_hours(suite: Suite, paces: Mapping[str, Pace] | None = None, tune: bool = False, lifts: int = 0) -> float:
+def core_hours(suite: Suite, paces: Mapping[str, Pace], tune: bool = False, lifts: int = 0) -> float:
     """Predict the core-hours of an expanded suite, every seed included.
 
     Args:
         suite: as it will run.
-        paces: per world name; None takes :data:`NOMINAL` for every world.
+        paces: per world name.
         tune: whether each arm gets its search first.
         lifts: arms whose teacher lift is measured.
     """
     total = 0.0
     for world in suite.envs:
-        pace = NOMINAL if paces is None else paces[world_name(world)]
+        pace = paces[world_name(world)]
         per_seed = 0.0
         for arm in suite.arms:
             settings = suite.trial_settings(arm, world, 0)
@@ -94,6 +97,17 @@ def core_hours(suite: Suite, paces: Mapping[str, Pace] | None = None, tune: bool
         lift = pace.overhead + suite.lift_tasks * LIFT_DRAWS / pace.rollouts_per_second
         total += per_seed * runs + lift * lifts * len(suite.policies)
     return total / 3600.0
+
+
+def recorded_hours(suite: Suite, tune: bool = False, lifts: int = 0) -> float | None:
+    """Predict the core-hours from :data:`RECORDED`, as :func:`core_hours` does; None where a policy has no recorded pace."""
+    if not set(suite.policies) <= set(RECORDED):
+        return None
+    total = 0.0
+    for number, policy in enumerate(suite.policies):
+        paces = {world_name(world): RECORDED[policy] for world in suite.envs}
+        total += core_hours(suite.model_copy(update={"policies": (policy,)}), paces, tune and number == 0, lifts)  # tuned from the first
+    return total
 
 
 def fit_steps(suite: Suite, paces: Mapping[str, Pace], cores: int) -> tuple[Suite, str | None]:

@@ -1,4 +1,4 @@
-"""Recorded results and the verdicts on predictions, written into the pages of the algorithms and into docs/findings-family.md.
+"""Recorded results and the verdicts on predictions, written into the pages of the algorithms and of the findings.
 
 ``python -m sdgym.benchmarks.head_to_head.pages`` renders what ``benchmarks/results/*/table.json``, ``contrasts.json`` and ``curves.json``
 hold; ``--record SUITE`` first recomputes them from ``benchmarks/results/SUITE/runs.tar.gz``, the per-item records. Everything between
@@ -33,7 +33,7 @@ RESULTS = pathlib.Path(__file__).resolve().parents[1] / "results"
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs"
 BASELINE, CONTROL_ARM = "grpo", re.compile(r"-P[0-3]$")
 FAMILY = ("family", "family-hooks", "family-turns")
-"""The suites of docs/findings-family.md; their predictions are checked with each suite's own contrasts."""
+"""The suites of docs/findings-family.md; all others are those of docs/findings.md."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,11 +209,7 @@ def setting_table(suite: Recorded, presets: Sequence[str], predicted: Collection
     if not mine:
         return ""
     head = f"Suite `{suite.name}`, one arm of this page against another, over its worlds (p: sign-flip test, Holm over the suite):"
-    lines = ["| arm − other | normalised gain | n | p | result |", "|---|---|---|---|---|"]
-    for c in mine:
-        p = "–" if c.p_holm is None else f"{c.p_holm:.3f}"
-        lines.append(f"| {c.treatment} − {c.control} | {estimate(c.difference, signed=True)} | {c.difference.n} | {p} | {c.verdict} |")
-    return "\n".join([head, "", *lines])
+    return "\n".join([head, "", *_contrast_lines(mine, "other")])
 
 
 def picture_name(page: str, suite: Recorded, place: tuple[str, str, str]) -> str:
@@ -251,16 +247,32 @@ def estimate(value: Estimate, signed: bool = False) -> str:
     return form.format(value.mean) + span
 
 
-def family_block(suites: Sequence[Recorded], predictions: Sequence[Prediction]) -> str:
-    """Return the generated part of docs/findings-family.md: how the predictions fared, then every row."""
-    mine = [suite for suite in suites if suite.name in FAMILY]
-    if not mine:
-        return f"None of the suites {', '.join(FAMILY)} has been recorded yet."
-    found = [(p, name, c) for p in predictions for name, c in _checks(p, mine) if c.contrast is not None]
+def findings_block(suites: Sequence[Recorded], predictions: Sequence[Prediction]) -> str:
+    """Return the generated part of a page of findings: how the predictions fared in these suites, then every row and contrast."""
+    if not suites:
+        return "No suite of this page has been recorded yet."
+    found = [(p, name, c) for p in predictions for name, c in _checks(p, suites) if c.contrast is not None]
     lines = [f"Of {len(predictions)} predictions these suites test {len({id(p) for p, _, _ in found})}: {tally([c for _, _, c in found])}."]
     lines += ["", "| predicted before any run | expected | suite | found (normalised gain) | n | result |", "|---|---|---|---|---|---|"]
     lines += [_verdict_row(p, (name, c)) for p, name, c in found]
-    return "\n\n".join(["## Predictions", "\n".join(lines), "## Results", *map(result_table, mine)])
+    tables = [text for suite in suites for text in (f"`{command(suite)}`", result_table(suite), contrast_table(suite)) if text]
+    return "\n\n".join(["## Predictions", "\n".join(lines), "## Results", *tables])
+
+
+def contrast_table(suite: Recorded) -> str:
+    """Return a suite's declared contrasts as Markdown, "" where it has too few runs for any of them to have an interval."""
+    if all(c.difference.low is None for c in suite.contrasts):
+        return ""
+    head = f"Suite `{suite.name}`, every declared contrast (normalised gain over its worlds and policies; p: sign-flip test, Holm):"
+    return "\n".join([head, "", *_contrast_lines(suite.contrasts, "control")])
+
+
+def _contrast_lines(contrasts: Sequence[Contrast], other: str) -> list[str]:
+    lines = [f"| arm − {other} | normalised gain | n | p | result |", "|---|---|---|---|---|"]
+    for c in contrasts:
+        p = "–" if c.p_holm is None else f"{c.p_holm:.3f}"
+        lines.append(f"| {c.treatment} − {c.control} | {estimate(c.difference, signed=True)} | {c.difference.n} | {p} | {c.verdict} |")
+    return lines
 
 
 def tally(found: Sequence[Checked]) -> str:
@@ -286,7 +298,7 @@ def updated(page: str, text: str) -> str:
 
 
 def pages(docs: pathlib.Path = DOCS) -> dict[pathlib.Path, str]:
-    """Return every page with results as it should be, and its pictures: ``docs/algorithms`` and docs/findings-family.md.
+    """Return every page with results as it should be, and its pictures: ``docs/algorithms``, docs/findings.md and docs/findings-family.md.
 
     Raises:
         ConfigError: there is no ``docs`` folder (an installed package has none).
@@ -300,9 +312,13 @@ def pages(docs: pathlib.Path = DOCS) -> dict[pathlib.Path, str]:
         if presets := named_presets(page):
             found[path] = updated(page, block(path.stem, presets, suites, predictions))
             found |= {path.parent / "figures" / name: svg for name, svg in pictures(path.stem, suites, presets).items()}
-    family = docs / "findings-family.md"
-    found |= {docs / "figures" / name: svg for name, svg in pictures("", [s for s in suites if s.name in FAMILY]).items()}
-    return {**found, family: updated(family.read_text(encoding="utf-8"), family_block(suites, predictions))}
+    for name, mine in (
+        ("findings.md", [s for s in suites if s.name not in FAMILY]),
+        ("findings-family.md", [s for s in suites if s.name in FAMILY]),
+    ):
+        found |= {docs / "figures" / file: svg for file, svg in pictures("", mine).items()}
+        found[docs / name] = updated((docs / name).read_text(encoding="utf-8"), findings_block(mine, predictions))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -6,11 +6,20 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from sdgym.benchmarks.head_to_head.display import result_table, retention_table
 from sdgym.benchmarks.head_to_head.predictions import Checked, check, load_predictions
 from sdgym.stats import Contrast, Rank
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from sdgym.report.tables import Block
+
+
+def results(blocks: Sequence[Block]) -> list[Table]:
+    """Return the table of success of each block with a finished run, and what was kept elsewhere where that was measured."""
+    shown = [block for block in blocks if block.rows]
+    return [table for block in shown for table in (result_table(block), retention_table(block)) if table is not None]
 
 
 def findings(folder: pathlib.Path) -> list[Table]:

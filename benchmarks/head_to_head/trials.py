@@ -38,6 +38,13 @@ def code_hash() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
+def adapter_hash() -> str:
+    """Return a hash of the code that plays a trial with TRL's trainers; :func:`code_hash` leaves benchmarks out."""
+    here = importlib.resources.files("sdgym.benchmarks.head_to_head")
+    return content_hash({entry.name: entry.read_text(encoding="utf-8") for entry in here.iterdir() if entry.name.startswith("trl_")})
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trial:
     """One (arm, place, seed); compared by identity.
@@ -71,7 +78,7 @@ class Trial:
     @property
     def key(self) -> str:
         """Identifies settings and code; a record with another key does not count."""
-        engine = {} if self.engine == "sdgym" else {"engine": self.engine}
+        engine = {} if self.engine == "sdgym" else {"engine": self.engine, "adapter": adapter_hash()}
         return content_hash({"settings": self.settings, "code": code_hash(), **engine})
 
     @property

@@ -78,16 +78,17 @@ def report(
     """Recompute every number from the per-item files and write report.html."""
     import json
 
-    from sdgym.report import table_rows, write_report
+    from sdgym.report import load_folder, table_rows, write_report
 
     if as_json:
         typer.echo(json.dumps(table_rows(folder), indent=2))
         return
     from sdgym.benchmarks.head_to_head.compare import wide_console
-    from sdgym.benchmarks.head_to_head.tables import findings
+    from sdgym.benchmarks.head_to_head.tables import findings, results
+    from sdgym.report.tables import blocks
 
     path, console = write_report(folder), wide_console()
-    for table in findings(folder):
+    for table in (*results(blocks(load_folder(folder)[0])), *findings(folder)):
         console.print(table)
         console.print()
     typer.echo(f"report: {path}")

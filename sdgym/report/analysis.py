@@ -32,21 +32,24 @@ from sdgym.stats import (
 
 THRESHOLDS = tuple(i / 20 for i in range(-4, 21))
 """Normalised gains at which profiles are evaluated."""
-TOKENS = "ledger/sampled_tokens"
+SPENT = {"sampled tokens": "ledger/sampled_tokens", "FLOPs": "ledger/flops"}
+"""The budget that arms share, and the second view of what they cost."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CurveSummary:
-    """The learning curves of one arm in one place, over sampled tokens.
+    """The learning curves of one arm in one place, over what was spent.
 
     Attributes:
-        area: mean height of success on the curve's split up to ``limit`` tokens, over runs.
-        limit: the smallest budget that any run of the place spent, so that all curves end together.
+        axis: what was spent, a key of :data:`SPENT`.
+        area: mean height of success on the curve's split up to ``limit``, over runs.
+        limit: the least that any run of the place spent, so that all curves end together.
         threshold: success half-way from the start to 1.
-        median: tokens to the threshold, infinite if most runs never got there.
+        median: what the threshold cost, infinite if most runs never got there.
         reached: runs that did.
     """
 
+    axis: str
     arm: str
     place: str
     area: Estimate
@@ -67,7 +70,7 @@ class Analysis:
         by_world: the same per world, with the worlds of a contrast in its family.
         profiles: one per arm.
         agreements: ``(first, second, τ)`` between the rankings of worlds and of policies.
-        curves: one per arm and place.
+        curves: one per measure of cost, place and arm.
     """
 
     rankings: Mapping[str, Sequence[Rank]]
@@ -144,24 +147,32 @@ def agreements(cells: Sequence[Cell], arms: Sequence[str]) -> list[tuple[str, st
 
 
 def curve_summaries(folder: pathlib.Path, runs: Sequence[Run], details: Mapping[str, Any]) -> list[CurveSummary]:
-    """Summarise the learning curves over sampled tokens of finished runs; a method that samples nothing has none."""
+    """Summarise the learning curves of finished runs over each measure of cost.
+
+    A method that samples nothing has none: it would end everybody's curve where its own, much cheaper one ends.
+    """
+    sampling = [run for run in runs if run.finished and len(run.curve) > 1 and run.tokens > 0]
+    return [summary for axis, key in SPENT.items() for summary in _over(axis, key, folder, sampling, details)]
+
+
+def _over(axis: str, key: str, folder: pathlib.Path, runs: Sequence[Run], details: Mapping[str, Any]) -> list[CurveSummary]:
     groups: dict[str, dict[str, list[tuple[list[float], list[float]]]]] = {}
     for run in runs:
-        if run.finished and len(run.curve) > 1:
-            arm, place = details["trials"][run.folder.relative_to(folder).as_posix()]
-            points = dict(sorted((run.at(s.step, TOKENS), s.success) for s in run.curve))
-            if len(points) > 1:
-                groups.setdefault(place, {}).setdefault(arm, []).append((list(points), list(points.values())))
+        arm, place = details["trials"][run.folder.relative_to(folder).as_posix()]
+        points = dict(sorted((run.at(s.step, key), s.success) for s in run.curve))
+        if len(points) > 1:
+            groups.setdefault(place, {}).setdefault(arm, []).append((list(points), list(points.values())))
     return [
-        _summary(arm, place, curves, min(x[-1] for others in arms.values() for x, _ in others))
+        _summary(axis, arm, place, curves, min(x[-1] for others in arms.values() for x, _ in others))
         for place, arms in groups.items()
         for arm, curves in arms.items()
     ]
 
 
-def _summary(arm: str, place: str, curves: Sequence[tuple[list[float], list[float]]], limit: float) -> CurveSummary:
+def _summary(axis: str, arm: str, place: str, curves: Sequence[tuple[list[float], list[float]]], limit: float) -> CurveSummary:
     start = statistics.fmean(y[0] for _, y in curves)
     threshold = 0.5 * (1.0 + start)
-    tokens = [budget_to_threshold(x, y, threshold) for x, y in curves]
+    spent = [budget_to_threshold(x, y, threshold) for x, y in curves]
     areas = [area_under_curve(x, y, limit) for x, y in curves]
-    return CurveSummary(arm, place, estimate(areas), limit, threshold, statistics.median(tokens), sum(math.isfinite(t) for t in tokens))
+    reached = sum(math.isfinite(x) for x in spent)
+    return CurveSummary(axis, arm, place, estimate(areas), limit, threshold, statistics.median(spent), reached)

@@ -23,6 +23,7 @@ RESAMPLES = 4000
 METRICS: dict[str, dict[str, Any]] = {
     "success": {"label": "held-out success", "grid": "eval", "share": True},
     "greedy": {"label": "held-out, greedy", "grid": "eval", "share": True},
+    "passed": {"label": "held-out, pass@k", "grid": "eval", "share": True},
     "train": {"label": "training success", "key": "train/success", "share": True},
     "reward": {"label": "training reward", "key": "train/reward"},
     "length": {"label": "sampled tokens per episode", "key": "train/length"},
@@ -35,7 +36,7 @@ METRICS: dict[str, dict[str, Any]] = {
     "teacher_entropy": {"label": "teacher entropy", "key": "teacher/entropy"},
     "truncated": {"label": "contexts cut", "key": "teacher/truncated", "share": True},
 }
-LEARNING = ("success", "greedy", "train", "reward")
+LEARNING = ("success", "greedy", "passed", "train", "reward")
 TEACHER = ("divergence", "divergence_p95", "lift", "usable", "captured_mass", "teacher_entropy", "truncated")
 SHAPE = ("length", "entropy")
 
@@ -122,7 +123,7 @@ def x_values(run: Run, steps: Sequence[int]) -> dict[str, list[float]]:
 
 
 def eval_values(run: Run, name: str, steps: Sequence[int]) -> list[float]:
-    """Return ``success`` or ``greedy`` at ``steps``, NaN where it was not measured."""
+    """Return ``success``, ``greedy`` or ``passed`` at ``steps``, NaN where it was not measured."""
     scores = {score.step: getattr(score, name) for score in run.curve}
     return [math.nan if scores[step] is None else float(scores[step]) for step in steps]
 

@@ -36,6 +36,13 @@ class Lift:
         """Whether the interval lies above 0."""
         return self.lift.low is not None and self.lift.low > 0
 
+    @property
+    def verdict(self) -> str:
+        """``lift``, ``no lift shown``, or ``nothing to say yet`` of a conditioner that told nothing before training."""
+        if not self.lift.n:
+            return "nothing to say yet"
+        return "lift" if self.shown else "no lift shown"
+
     def sentence(self) -> str:
         """Return one line for people."""
         where = f"of {self.arm} on {self.place} ({self.kind})"

@@ -20,7 +20,10 @@ DETAILS = "comparison.json"
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One evaluation, recomputed from its per-item records; ``greedy`` and ``majority`` are None where not measured."""
+    """One evaluation, recomputed from its per-item records.
+
+    ``greedy``, ``majority`` (maj@k) and ``passed`` (pass@k) are None where not measured; k is ``samples``, at least 2 for pass@k.
+    """
 
     step: int
     split: str
@@ -29,6 +32,7 @@ class Score:
     majority: float | None
     tasks: int
     samples: int
+    passed: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +181,8 @@ def scores_of(records: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:
     for (step, split), members in sorted(groups.items()):
         report = report_from_records(members, split)
         samples = max((item.samples for item in report.items), default=0)
-        scores.append(Score(step, split, report.success, _known(report.greedy), _known(report.majority), len(members), samples))
+        passed = _known(report.pass_at(samples)) if samples > 1 else None
+        scores.append(Score(step, split, report.success, _known(report.greedy), _known(report.majority), len(members), samples, passed))
     return tuple(scores)
 
 

@@ -42,6 +42,7 @@ class Row:
     Attributes:
         before, after: success at the evaluation temperature at step 0 and at the end; n counts seeds. The interval of
             ``after`` speaks of new seeds and new tasks (:class:`sdgym.stats.Design`).
+        greedy, passed: greedy success and pass@k at the end, k the block's samples.
         tokens, seconds: means per seed.
         failed: seeds that did not finish.
         ends: success at the end, one per seed.
@@ -53,6 +54,7 @@ class Row:
     before: Estimate
     after: Estimate
     greedy: Estimate
+    passed: Estimate
     tokens: float
     seconds: float
     failed: int = 0
@@ -137,6 +139,7 @@ def _row(arm: str, runs: Sequence[Run], design: Design | None) -> Row:
     after = [run.last.success for run in runs if run.last is not None]
     whole = design is not None and (arm, "") in design.cells and design.n(arm, "") == len(runs)
     greedy = [run.last.greedy for run in runs if run.last is not None and run.last.greedy is not None]
+    passed = [run.last.passed for run in runs if run.last is not None and run.last.passed is not None]
     tokens = [run.tokens for run in runs]
     seconds = [run.seconds for run in runs]
     return Row(
@@ -145,6 +148,7 @@ def _row(arm: str, runs: Sequence[Run], design: Design | None) -> Row:
         estimate(before),
         mean_score(design, arm, "") if design is not None and whole else estimate(after),
         estimate(greedy),
+        estimate(passed),
         sum(tokens) / len(tokens),
         sum(seconds) / len(seconds),
         ends=tuple(after),

@@ -47,6 +47,59 @@ def test_the_table_is_what_the_per_item_records_say(tmp_path: pathlib.Path, made
     assert row["tokens"] == 5000
 
 
+def test_the_last_checkpoint_counts_not_the_best(tmp_path: pathlib.Path, made: Made) -> None:
+    made.write_run(tmp_path / "a", curve=(0.25, 0.875, 0.5))
+    (row,) = table_rows(tmp_path)
+    assert (row["after"]["mean"], row["ends"]) == (0.5, (0.5,))
+
+
+def test_the_table_has_pass_at_k(tmp_path: pathlib.Path, made: Made) -> None:
+    """4 of 32 samples are right at the end, in four of eight tasks of four samples: pass@4 is one half."""
+    made.write_run(tmp_path / "a", curve=(0.25, 0.125))
+    (row,) = table_rows(tmp_path)
+    assert (row["after"]["mean"], row["passed"]["mean"]) == (0.125, 0.5)
+    page = write_report(tmp_path)
+    assert re.search(r"pass@4</th>", page.read_text()) and '<td class="num">50.0 %</td>' in page.read_text()
+    (arm,) = part(page, "data")["curves"]["worlds"][0]["arms"]
+    assert arm["metrics"]["passed"]["mean"] == [1.0, 0.5]
+
+
+def test_cost_is_what_the_ledger_says(tmp_path: pathlib.Path, made: Made) -> None:
+    folder = made.write_run(tmp_path / "a")
+    spent = {"sampled_tokens": 11_000, "discarded_tokens": 120, "second_pass_tokens": 130, "teacher_tokens": 140, "trained_tokens": 150}
+    spent |= {"verifier_calls": 160, "env_steps": 170, "flops": 18e9}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 20, "seconds": 19.0} | {f"ledger/{name}": value for name, value in spent.items()}) + "\n")
+    text = write_report(tmp_path).read_text()
+    table = text[text.index('<table class="cost">') :]
+    shown = re.findall(r"<td class=\"num\"><span>([^<]+)</span>", table[: table.index("</table>")])
+    assert shown == ["11 k", "120", "130", "140", "150", "160", "170", "18 G", "19"]
+
+
+def test_a_teacher_without_lift_is_named_on_the_page(tmp_path: pathlib.Path, made: Made) -> None:
+    made.write_run(tmp_path / "a", algo="sdpo")
+    items = {"lift": (0, 1), "no lift shown": (1, 0), "nothing to say yet": (None, None)}
+    for name, (student, teacher) in items.items():
+        lines = [{"kind": "feedback", "task_id": f"t{i}", "student": student, "teacher": teacher} for i in range(6)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lifts = [["sdpo", name, f"{name}.jsonl"] for name in items]
+    (tmp_path / "comparison.json").write_text(json.dumps({"trials": {"a": ["sdpo", "math"]}, "starts": {}, "lifts": lifts}))
+    page = write_report(tmp_path).read_text()
+    rows = re.findall(r"<td>([^<]+)</td><td>feedback</td>.*?<td class=\"(up|soft)\">([^<]+)</td>", page)
+    assert rows == [(name, "up" if name == "lift" else "soft", name) for name in items]
+
+
+def test_the_command_prints_the_tables_of_the_comparison(tmp_path: pathlib.Path, made: Made, capsys: pytest.CaptureFixture[str]) -> None:
+    from sdgym.cli import execute
+
+    arms_with_control(made, tmp_path, 5)
+    assert execute(["report", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "success on val (8 tasks × 4 samples, T=1)" in printed and "pass@4" in printed
+    (line,) = [line for line in printed.splitlines() if line.split()[:2] == ["sdpo", "feedback"]]
+    assert "25.0 %" in line and "75.0 %" in line and "+50.0" in line
+
+
 def test_printed_summaries_are_not_trusted(tmp_path: pathlib.Path, made: Made) -> None:
     folder = made.write_run(tmp_path / "a", curve=(0.25, 0.5))
     text = (folder / "metrics.jsonl").read_text()

@@ -119,6 +119,21 @@ def test_filters_choose_episodes(shown: Any) -> None:
     assert shown.complaints() == []
 
 
+def test_a_run_is_picked_by_its_policy_too(browser: Any, made: Made, tmp_path: pathlib.Path) -> None:
+    for model in ("tiny", "tiny-b"):
+        made.write_run(tmp_path / model, algo="sdpo", model=model, curve=(0.25, 0.5), rows=[made.episode(m, False) for m in range(4)])
+    browser.look(1280, 900, "light")
+    browser.open(write_report(tmp_path))
+    assert found(browser) == "8 of 8 episodes, 0 solved"
+    browser.choose("by-model", "tiny-b")
+    browser.choose("by-env", "sdgym/Math-v0 · tiny")
+    browser.choose("by-step", "20")
+    assert found(browser) == "4 of 8 episodes, 0 solved"
+    title = "return document.getElementById('episode-title').textContent"
+    browser.wait(f"{title}.startsWith('sdpo on sdgym/Math-v0 · tiny · policy tiny-b · seed 0 · step 20 ')")
+    assert browser.complaints() == []
+
+
 def test_the_jump_lands_on_the_largest_disagreement(shown: Any) -> None:
     shown.click("#jump")
     shown.wait("return document.activeElement.classList.contains('token')")

@@ -1,7 +1,10 @@
 "use strict";
 // The list of episodes: filters, order, and rows that exist only while they are in sight.
 const ROW = 46; // pixels; the style sheet says the same
-const FILTERS = ["env", "arm", "seed", "step", "result", "stop"];
+const FILTERS = ["env", "model", "arm", "seed", "step", "result", "stop"];
+
+/** An environment at two levels is two worlds. */
+const worldOf = (run) => `${run.env} · ${run.level}`;
 
 class EpisodeList {
   constructor(index, open) {
@@ -34,6 +37,7 @@ class EpisodeList {
     if (name === "result") return columns.reward[i] === null ? "masked" : columns.success[i] ? "solved" : "unsolved";
     if (name === "stop") return index.names.stop[columns.stop[i]];
     if (name === "step") return String(columns.step[i]);
+    if (name === "env") return worldOf(this.run(i));
     return String(this.run(i)[name]);
   }
 

@@ -61,7 +61,7 @@ class Viewer {
     const tag = (text, kind = "") => make("span", { className: `tag ${kind}`, text });
     const masked = c.reward[i] === null, outcome = index.names.outcome[c.outcome[i]];
     $("episode-title").replaceChildren(make("i", { className: `swatch arm-${page.arms[run.arm]}` }), make("strong", { text: run.arm }),
-      ` on ${run.env} · seed ${run.seed} · step ${c.step[i]} · rollout ${c.member[i]} of task `, make("code", { text: index.names.task[c.task[i]] }),
+      ` on ${worldOf(run)} · policy ${run.model} · seed ${run.seed} · step ${c.step[i]} · rollout ${c.member[i]} of task `, make("code", { text: index.names.task[c.task[i]] }),
       tag(outcome, c.success[i] ? "good" : "bad"), tag(masked ? "masked" : `reward ${+c.reward[i].toPrecision(4)}`), tag(index.names.stop[c.stop[i]]));
     $("episode").replaceChildren(this.contexts(), ...this.turns(), ...(told.error ? [make("p", { className: "down", text: `error: ${told.error}` })] : []));
     for (const id of ["jump", "harder", "softer"]) $(id).disabled = id === "jump" ? !this.index.columns.peak.some((v) => v !== null) : !this.ranked.length;
