@@ -145,7 +145,7 @@ def test_the_last_checkpoint_on_val_decides_and_the_report_says_what_was_tried(t
 
 
 def test_a_crashed_trial_is_retried_and_told_and_no_more_run_than_there_are_cores(tmp_path: pathlib.Path) -> None:
-    codes = {"grpo": [[3], [None, None, 0]], "rft": [[None, 0]]}
+    codes: dict[str, list[list[int | None]]] = {"grpo": [[3], [None, None, 0]], "rft": [[None, 0]]}
     board, said, most = Board(make_plan(suite(seeds=1), 0, tmp_path), 1, None), list[str](), 0
 
     def launch(trial: Trial, attempt: int) -> Running:
