@@ -215,7 +215,7 @@ def setting_table(suite: Recorded, presets: Sequence[str], predicted: Collection
 def picture_name(page: str, suite: Recorded, place: tuple[str, str, str]) -> str:
     """Return the file name of a picture: of a page's arms, or of the whole suite where ``page`` is empty."""
     parts = [page, suite.name, place[0].rpartition("/")[2].lower(), *place[1:]]
-    return "-".join(part for part in parts if part) + ".svg"
+    return re.sub(r"[^\w.-]+", "-", "-".join(part for part in parts if part)) + ".svg"  # a policy may be a path
 
 
 def pictures(page: str, suites: Sequence[Recorded], presets: Sequence[str] | None = None) -> dict[str, str]:

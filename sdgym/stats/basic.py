@@ -108,6 +108,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
+DRAWS = 9_999
+"""Sign patterns drawn where there are too many to enumerate."""
+
+
+def least_p(runs: int) -> float:
+    """Return the smallest p-value that :func:`sign_flip_test` can give for so many differences: all have one sign."""
+    return max(2.0 ** (1 - runs), 2.0 / (DRAWS + 1))
+
+
 def sign_flip_test(differences: Sequence[float], seed: int = 0) -> float:
     """Return the two-sided p-value of "paired differences are symmetric about 0" (Fisher's randomisation test).
 
@@ -121,6 +130,6 @@ def sign_flip_test(differences: Sequence[float], seed: int = 0) -> float:
     if data.size < 2:
         return 1.0 if data.size else math.nan
     found = permutation_test(
-        (data,), np.mean, permutation_type="samples", vectorized=True, n_resamples=9_999, rng=generator(seed, "sign-flip", data.size)
+        (data,), np.mean, permutation_type="samples", vectorized=True, n_resamples=DRAWS, rng=generator(seed, "sign-flip", data.size)
     )
     return float(found.pvalue)

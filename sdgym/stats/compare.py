@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sdgym.stats.basic import MIN_SEEDS, Estimate, holm, percentile_interval, sign_flip_test
+from sdgym.stats.basic import MIN_SEEDS, Estimate, holm, least_p, percentile_interval, sign_flip_test
 from sdgym.stats.hierarchy import Design, Measure, divide, interquartile_mean, weighted_mean
 
 
@@ -27,6 +27,7 @@ class Contrast:
         difference: treatment − control over the keys (checkpoint, seed) that both have; n counts them.
         p: two-sided p-value of the sign-flip test over the paired runs of all its worlds, None below n = 5.
         p_holm: the same, adjusted for the family of contrasts it was tested with.
+        attainable: the smallest adjusted p-value that so many paired runs can have first in that family: they all agree.
         improvement: probability that a run of the treatment beats one of the control.
     """
 
@@ -37,6 +38,7 @@ class Contrast:
     difference: Estimate
     p: float | None
     p_holm: float | None
+    attainable: float | None
     improvement: Estimate
 
     @property
@@ -44,14 +46,17 @@ class Contrast:
         """``higher``, ``lower``, ``no difference shown`` or ``too few runs``.
 
         A difference counts if its interval excludes 0 *and* its adjusted p-value is below 0.05: the first
-        speaks of new checkpoints, seeds and tasks, the second guards the family.
+        speaks of new checkpoints, seeds and tasks, the second guards the family. Where the interval excludes 0 but no
+        outcome of so few runs could have passed the test, there are too few of them.
         """
         d = self.difference
-        if d.low is None or d.high is None or self.p_holm is None:
+        if d.low is None or d.high is None or self.p_holm is None or self.attainable is None:
             return "too few runs"
-        if self.p_holm < 0.05 and (d.low > 0 or d.high < 0):
+        if d.low <= 0 <= d.high:
+            return "no difference shown"
+        if self.p_holm < 0.05:
             return "higher" if d.low > 0 else "lower"
-        return "no difference shown"
+        return "too few runs" if self.attainable >= 0.05 else "no difference shown"
 
     def reversed(self) -> Contrast:
         """Return control − treatment."""
@@ -182,19 +187,22 @@ def contrasts(
         worlds: "" pools a pair's worlds, a name looks at one. Several make one larger family.
         measure: ``gain`` where worlds are pooled.
     """
-    tested: list[tuple[tuple[str, str, str], Estimate, float | None]] = []
+    tested: list[tuple[tuple[str, str, str], Estimate, int, float | None]] = []
     for world in worlds:
         for a, b in declared:
             common = [name for name in design.worlds_of(a, b) if world in ("", name)]
             difference, runs = _difference(design, a, b, common, measure)
             if difference.n:
                 p = sign_flip_test(runs, design.seed) if difference.n >= MIN_SEEDS else None
-                tested.append(((a, b, world), difference, p))
-    adjusted = iter(holm([p for *_, p in tested if p is not None]))
-    return [
-        Contrast(a, b, world, measure, d, p, None if p is None else next(adjusted), probability_of_improvement(design, a, b, world))
-        for (a, b, world), d, p in tested
-    ]
+                tested.append(((a, b, world), difference, len(runs), p))
+    family = [p for *_, p in tested if p is not None]
+    adjusted = iter(holm(family))
+    found = []
+    for (a, b, world), difference, pairs, p in tested:
+        p_holm, attainable = (None, None) if p is None else (next(adjusted), min(1.0, len(family) * least_p(pairs)))
+        better = probability_of_improvement(design, a, b, world)
+        found.append(Contrast(a, b, world, measure, difference, p, p_holm, attainable, better))
+    return found
 
 
 def _difference(design: Design, a: str, b: str, worlds: Sequence[str], measure: Measure) -> tuple[Estimate, list[float]]:

@@ -283,7 +283,7 @@ def test_five_runs_bring_intervals_verdicts_and_colours(tmp_path: pathlib.Path, 
     assert 0.5 < square.cells[0][1].low <= square.cells[0][1].high == 1.0
     assert square.cells[1][0].low == 0.0 and square.cells[1][0].high == pytest.approx(1.0 - square.cells[0][1].low)
     verdicts = {c.control: c.verdict for c, _ in found.contrasts[0].rows}
-    assert verdicts == {"grpo": "no difference shown", "sdpo-P2": "no difference shown"}, "five runs that all agree have p = 2/2⁵"
+    assert verdicts == {"grpo": "too few runs", "sdpo-P2": "too few runs"}, "five runs that all agree have p = 2/2⁵"
     page = write_report(tmp_path)
     assert "its 95 % interval over checkpoints, seeds and tasks" in page.read_text() and '<td class="few"' not in page.read_text()
     assert {p["arm"] for p in part(page, "data")["profiles"]} == {"grpo", "sdpo", "sdpo-P2"}

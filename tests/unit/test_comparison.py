@@ -232,7 +232,7 @@ def test_lift_is_measured_on_real_rollouts(tmp_path: pathlib.Path, algo: Any, ki
 
 def contrast(a: str, b: str, low: float | None, high: float | None, p: float | None = 0.01, world: str = "") -> Contrast:
     mean = 0.0 if low is None or high is None else (low + high) / 2
-    return Contrast(a, b, world, "gain", Estimate(8, mean, low, high), p, p, Estimate(8, 0.9, 0.8, 1.0))
+    return Contrast(a, b, world, "gain", Estimate(8, mean, low, high), p, p, 0.02, Estimate(8, 0.9, 0.8, 1.0))
 
 
 def test_predictions_are_checked_both_ways_round() -> None:

@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_the_table() -> None:
 
 
 def contrast(difference: Estimate, p_holm: float | None) -> Contrast:
-    return Contrast("srpo", "grpo", "", "gain", difference, p_holm, p_holm, Estimate(1, 0.5))
+    return Contrast("srpo", "grpo", "", "gain", difference, p_holm, p_holm, 0.01, Estimate(1, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_control_turned_round_counts_the_other_way() -> None:
 
 def test_settings_of_one_method_are_set_against_each_other_unless_a_prediction_did() -> None:
     def between(treatment: str, control: str) -> Contrast:
-        return Contrast(treatment, control, "", "gain", Estimate(5, 0.1, 0.05, 0.15), 0.01, 0.04, Estimate(5, 0.9))
+        return Contrast(treatment, control, "", "gain", Estimate(5, 0.1, 0.05, 0.15), 0.01, 0.04, 0.02, Estimate(5, 0.9))
 
     suite = p.Recorded("s", [], [between("vpd-mean", "vpd"), between("vpd-k-5", "vpd"), between("vpd", "grpo")])
     table = p.setting_table(suite, ["vpd"], {("vpd-k-5", "vpd")})

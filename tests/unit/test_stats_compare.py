@@ -283,10 +283,23 @@ def test_contrasts_form_one_family_and_say_what_they_show() -> None:
 
 
 def test_a_verdict_needs_both_the_interval_and_the_family() -> None:
-    def found(low: float, p: float) -> str:
-        return Contrast("a", "b", "", "gain", Estimate(8, 0.2, low, 0.4), p, p, Estimate(8, 0.9, 0.8, 1.0)).verdict
+    def found(low: float, p: float, attainable: float = 0.008) -> str:
+        return Contrast("a", "b", "", "gain", Estimate(8, 0.2, low, 0.4), p, p, attainable, Estimate(8, 0.9, 0.8, 1.0)).verdict
 
     assert found(0.1, 0.01) == "higher" and found(0.1, 0.06) == "no difference shown" and found(-0.1, 0.01) == "no difference shown"
+    assert found(0.1, 0.06, attainable=0.06) == "too few runs", "nothing that these runs could have been would have passed"
+    assert found(-0.1, 0.06, attainable=0.06) == "no difference shown"
+
+
+@pytest.mark.parametrize(
+    ("runs", "family", "verdict"), [(5, 1, "too few runs"), (6, 1, "higher"), (6, 2, "too few runs"), (7, 2, "higher")]
+)
+def test_runs_that_all_agree_are_too_few_until_the_test_can_pass(runs: int, family: int, verdict: str) -> None:
+    values = [constant([base + 0.01 * i for i in range(runs)]) for base in (0.3, 0.6)]
+    design = Design([cell("low", values[0]), cell("high", values[1])], 300)
+    for one in contrasts(design, [("high", "low")] * family, measure="after"):
+        assert one.p == pytest.approx(2 / 2**runs) and one.attainable == pytest.approx(family * 2 / 2**runs) == pytest.approx(one.p_holm)
+        assert one.verdict == verdict
 
 
 def test_pooled_contrasts_average_worlds_and_pair_runs() -> None:
