@@ -64,7 +64,8 @@ def lift_key(settings: Mapping[str, Any], tasks: int) -> str:
     """Identify a measurement by policy, environment, sampling, conditioners and code; methods that tell the same share it."""
     told = [identity(conditioner) for conditioner in conditioners(settings)] + [external_teacher(settings)]
     parts = {name: settings[name] for name in ("model", "env", "sampling", "device", "group_size")}
-    return content_hash(json.loads(json.dumps({**parts, "told": told, "tasks": tasks, "code": code_hash()}, default=repr)))
+    code = {"code": code_hash(), "lift": pathlib.Path(__file__).read_text(encoding="utf-8")}  # the former leaves benchmarks out
+    return content_hash(json.loads(json.dumps({**parts, "told": told, "tasks": tasks, **code}, default=repr)))
 
 
 def measure_lifts(suite: Suite, folder: pathlib.Path, cores: int, notice: Callable[[str], None]) -> list[Lift]:
