@@ -190,4 +190,13 @@ def table_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     """Return the table as plain data, for ``sdgym report --json`` and for tests."""
     runs, _ = load_folder(folder)
     found = [{"env": b.env, "level": b.level, "model": b.model, **dataclasses.asdict(row)} for b in tables.blocks(runs) for row in b.rows]
-    return [{key: value for key, value in row.items() if key != "retention" or value} for row in found]
+    return [_without_nan({key: value for key, value in row.items() if key != "retention" or value}) for row in found]
+
+
+def _without_nan(value: Any) -> Any:
+    """Return ``value`` with None for NaN, which JSON does not know: what was not measured is null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

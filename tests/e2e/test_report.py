@@ -50,7 +50,7 @@ def test_the_table_is_what_the_per_item_records_say(tmp_path: pathlib.Path, made
 def test_the_last_checkpoint_counts_not_the_best(tmp_path: pathlib.Path, made: Made) -> None:
     made.write_run(tmp_path / "a", curve=(0.25, 0.875, 0.5))
     (row,) = table_rows(tmp_path)
-    assert (row["after"]["mean"], row["ends"]) == (0.5, (0.5,))
+    assert (row["after"]["mean"], row["ends"]) == (0.5, [0.5])
 
 
 def test_the_table_has_pass_at_k(tmp_path: pathlib.Path, made: Made) -> None:

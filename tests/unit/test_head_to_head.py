@@ -195,4 +195,4 @@ def test_a_comparison_end_to_end_is_restartable_and_leaves_missing_worlds_out(tm
     again = run_suite(
         chosen.model_copy(update={"arms": chosen.arms[:1]}), out=tmp_path / "out", resume=True, console=Console(file=told, width=200)
     )
-    assert "(reused)" in told.getvalue() and again.blocks == done.blocks
+    assert "(reused)" in told.getvalue() and repr(again.blocks) == repr(done.blocks), "one sample has no pass@k: NaN is not NaN"

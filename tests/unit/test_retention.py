@@ -8,7 +8,6 @@ import json
 import pathlib
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
@@ -169,7 +168,8 @@ def test_without_it_nothing_is_shown(tmp_path: pathlib.Path) -> None:
 def test_a_start_that_was_not_measured_is_a_dash(tmp_path: pathlib.Path) -> None:
     write_run(tmp_path / "a", 9, 1)
     (kept,) = table_rows(tmp_path)[0]["retention"]
-    assert kept["before"]["n"] == 0 and np.isnan(kept["before"]["mean"])
+    assert kept["before"]["n"] == 0 and kept["before"]["mean"] is None
+    json.loads(json.dumps(table_rows(tmp_path), allow_nan=False))
 
 
 def test_the_estimate_of_a_comparison_counts_them() -> None:
