@@ -42,7 +42,8 @@ def sdgym_lines() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         for code in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
-            found += [(page, line.strip()) for line in code.splitlines() if re.match(r"(\.venv/bin/)?sdgym ", line.strip())]
+            lines = code.replace("\\\n", " ").splitlines()  # a backslash continues a line
+            found += [(page, line.strip()) for line in lines if re.match(r"(\.venv/bin/)?sdgym ", line.strip())]
     return found
 
 
