@@ -13,7 +13,7 @@ import functools
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import gymnasium
@@ -24,9 +24,6 @@ from sdgym.session import make_env
 
 RETRIES = 5
 """Times that an episode may lose its worker."""
-PATIENCE = 30.0
-"""Seconds without an answer after which a worker is asked whether it is at work on it. A call that reaches an actor in the very moment
-of its death can be lost without an error (seen with Ray 2.60), and the restarted actor knows nothing of it."""
 _KEYS = itertools.count()
 Answer = tuple[str, float, bool, bool, dict[str, Any]]
 
@@ -38,11 +35,6 @@ class Worker:
         self._world, self._kwargs = world, dict(kwargs)
         self._playing: dict[str, _Episode] = {}
         self._free: list[Any] = []
-        self._busy: set[str] = set()
-
-    async def is_busy(self, key: str) -> bool:
-        """Whether an answer to the episode ``key`` is under way."""
-        return key in self._busy
 
     async def begin(self, key: str, task: Task) -> tuple[str, dict[str, Any]]:
         """Start the episode ``key``."""
@@ -58,16 +50,12 @@ class Worker:
         An episode that this worker has lost is set up again from its task and past actions; one that has answered this very
         action already (the answer was lost on its way) gives the same answer.
         """
-        self._busy.add(key)
-        try:
-            if key not in self._playing:
-                await self.begin(key, task)
-                for earlier in past:
-                    await self._playing[key].act(earlier)
-            episode = self._playing[key]
-            return episode.last if episode.last is not None and episode.turns == len(past) + 1 else await episode.act(action)
-        finally:
-            self._busy.discard(key)
+        if key not in self._playing:
+            await self.begin(key, task)
+            for earlier in past:
+                await self._playing[key].act(earlier)
+        episode = self._playing[key]
+        return episode.last if episode.last is not None and episode.turns == len(past) + 1 else await episode.act(action)
 
     async def end(self, key: str) -> None:
         """Keep the environment for another episode."""
@@ -145,19 +133,29 @@ class RemoteEnv(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start an episode; the task is chosen here, as the local environment would."""
+        import ray
+
         options = dict(options or {})
         if "task" not in options:
             self.local.reset(seed=seed, options=options)
             options["task"] = self.local.task
         self._task, self._past = options["task"], []
 
-        begun = self._insist(lambda: self._worker.begin.remote(self._key, self._task))
-        observation, info = asyncio.run(begun) if not _in_loop() else _elsewhere(begun)
+        async def begin() -> tuple[str, dict[str, Any]]:
+            observation, info = await asyncio.to_thread(ray.get, self._worker.begin.remote(self._key, self._task))
+            return str(observation), dict(info)
+
+        observation, info = asyncio.run(self._insist(begin)) if not _in_loop() else _elsewhere(self._insist(begin))
         return str(observation), dict(info)
 
     async def astep(self, action: str) -> Answer:
         """Answer an action. Raises :class:`InfraError` if the worker was lost too often."""
-        answer: Answer = await self._insist(lambda: self._worker.act.remote(self._key, self._past, self._task, action))
+
+        async def act() -> Answer:
+            found: Answer = await self._worker.act.remote(self._key, self._past, self._task, action)
+            return found
+
+        answer: Answer = await self._insist(act)
         self._past = [*self._past, action]
         return answer
 
@@ -165,27 +163,17 @@ class RemoteEnv(gymnasium.Env[str, str]):
         """Answer an action, synchronously."""
         return asyncio.run(self.astep(action)) if not _in_loop() else _elsewhere(self.astep(action))
 
-    async def _insist(self, ask: Callable[[], Any]) -> Any:
-        """Return the answer to a call, made again where the worker or the call was lost."""
+    async def _insist(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         from ray.exceptions import RayActorError, RayTaskError
 
         for attempt in range(RETRIES + 1):
             try:
-                return await self._answer(ask())
+                return await ask()
             except RayTaskError as error:  # the environment's own error, as it would have been raised here
                 raise error.cause from None
-            except (RayActorError, _LostError):
+            except RayActorError:
                 await asyncio.sleep(0.2 * 2**attempt)
         raise InfraError(f"the worker of {self._where[0]} was lost {RETRIES + 1} times in a row")
-
-    async def _answer(self, reference: Any) -> Any:
-        """Wait for the answer of a call. Raises :class:`_LostError` where the worker knows nothing of it."""
-        answer = asyncio.wrap_future(reference.future())
-        while not (await asyncio.wait({answer}, timeout=PATIENCE))[0]:
-            busy = await asyncio.wrap_future(self._worker.is_busy.remote(self._key).future())
-            if not busy and not answer.done():
-                raise _LostError
-        return answer.result()
 
     def close(self) -> None:
         """Give the episode's place back."""
@@ -193,10 +181,6 @@ class RemoteEnv(gymnasium.Env[str, str]):
             self._worker.end.remote(self._key)
             self._task = None
         self.local.close()
-
-
-class _LostError(Exception):
-    """A call that nobody answers."""
 
 
 def _in_loop() -> bool:
