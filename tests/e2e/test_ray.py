@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
 import pathlib
 import socket
 import subprocess
@@ -168,52 +170,80 @@ def test_a_node_without_the_folder_says_so(tmp_path: pathlib.Path) -> None:
         play(cast(Trial, SimpleNamespace()), tmp_path, "token", "task")
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_actors_answer_as_the_world_itself_and_a_lost_worker_changes_nothing() -> None:
-    """Two-turn episodes with pauses, played here and by two actors of which one is killed on the way: equal rows."""
-    ray = pytest.importorskip("ray", reason="requires ray")
-    import threading
-
+def play_letters(env_id: str, watch: Callable[[int], None] = lambda requests: None, **kwargs: Any) -> list[tuple[Any, ...]]:
+    """Play 24 episodes of three turns, eight at a time; ``watch`` hears before each tick how many turns have been asked for."""
     from sdgym.chat import ChatFormat
-    from sdgym.errors import EnvError
-    from sdgym.interop.ray_env import workers
+    from sdgym.generation.base import SamplingParams
     from sdgym.ledger import Ledger
-    from sdgym.rollout import Job, RolloutDriver, SamplingParams
+    from sdgym.rollout import Job, RolloutDriver
     from sdgym.session import make_env
-    from sdgym.testing_engine import LETTERS_ID, ScriptedSampler
+    from sdgym.testing_engine import ScriptedSampler
     from sdgym.testing_policy import small_tokenizer
 
+    class Watched(ScriptedSampler):
+        def tick(self) -> list[Any]:
+            watch(len(self.log))
+            return super().tick()
+
     chat = ChatFormat(small_tokenizer())
+    tasks = list(make_env(env_id, **kwargs).unwrapped.tasks("train", 1, 12))
+    sampler = Watched(chat.encode_text("aB3!").tolist(), chat.end_ids[0])
+    with RolloutDriver(lambda: make_env(env_id, **kwargs), chat, sampler, Ledger(), 0, 8) as driver:
+        rows = driver.collect(tasks, 2, SamplingParams(max_tokens=3), Job("t", 0))
+    return [(r.task.task_id, r.actions, r.observations, r.turn_rewards, r.feedback, str(r.stop_reason)) for r in rows]
 
-    def play(env_id: str, **kwargs: Any) -> list[tuple[Any, ...]]:
-        probe = make_env(env_id, **kwargs)
-        tasks = list(probe.unwrapped.tasks("train", 1, 12))
-        sampler = ScriptedSampler(chat.encode_text("aB3!").tolist(), chat.end_ids[0])
-        with RolloutDriver(lambda: make_env(env_id, **kwargs), chat, sampler, Ledger(), 0, 8) as driver:
-            rows = driver.collect(tasks, 2, SamplingParams(max_tokens=3), Job("t", 0))
-        return [(r.task.task_id, r.actions, r.observations, r.turn_rewards, r.feedback, str(r.stop_reason)) for r in rows]
 
-    kwargs = {"turns": 3, "jitter": 0.2}
-    remote = {"env_id": "sdgym.interop.ray_env:sdgym/Remote-v0", "world": LETTERS_ID, "workers": 2}
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_actors_answer_as_the_world_itself_and_a_lost_worker_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three-turn episodes with pauses, played here and by two actors of which one is killed in their midst: equal rows."""
+    ray = pytest.importorskip("ray", reason="requires ray")
+    from sdgym.errors import ConfigError, EnvError
+    from sdgym.interop import ray_env
+    from sdgym.testing_engine import LETTERS_ID
+
+    kwargs: dict[str, Any] = {"turns": 3, "jitter": 0.2}
+    remote: dict[str, Any] = {"env_id": "sdgym.interop.ray_env:sdgym/Remote-v0", "world": LETTERS_ID, "workers": 2}
+    victims: list[Any] = []
+
+    def kill(requests: int) -> None:
+        """Kill a worker when the first eight episodes are past their first turns: it holds half of them."""
+        if requests >= 20 and not victims:
+            victims.append(ray_env.places(2, None)[0].actor)
+            ray.kill(victims[0])
+
     try:
-        here = play(LETTERS_ID, **kwargs)
-        killed = []
-
-        def kill() -> None:
-            found = workers(LETTERS_ID, json.dumps(kwargs, sort_keys=True), 2, None)
-            ray.get(found[0].end.remote("nobody"))  # it is up
-            ray.kill(found[0], no_restart=False)
-            killed.append(1)
-
-        thread = threading.Thread(target=lambda: (time.sleep(1.0), kill()))
-        workers(LETTERS_ID, json.dumps(kwargs, sort_keys=True), 2, None)
-        thread.start()
-        there = play(**remote, **kwargs)
-        thread.join()
-        assert killed and there == here and len(here) == 24
-        with pytest.raises(EnvError, match="a bug in this world"):
-            play(**remote, trouble="bug")
+        there = play_letters(**remote, watch=kill, **kwargs)
+        assert victims and ray_env.places(2, None)[0].actor is not victims[0], "another worker stands in its place"
+        assert there == play_letters(LETTERS_ID, **kwargs) and len(there) == 24
+        with pytest.raises(EnvError, match="a bug in this world"):  # another world, the same workers: two cores are enough
+            play_letters(**remote, trouble="bug")
+        monkeypatch.setattr(ray_env, "START_S", 5.0)
+        crowd = (os.cpu_count() or 1) + 1
+        with pytest.raises(ConfigError, match=r"found no core within 5 s: .*take fewer \(env.workers\)"):
+            play_letters(**{**remote, "workers": crowd})
     finally:
-        workers.cache_clear()
+        ray_env.places.cache_clear()
         ray.shutdown()
+
+
+def test_a_worker_that_never_saw_an_episode_goes_on_with_it() -> None:
+    """What a new worker does with the episodes of a dead one; no Ray is needed to see it."""
+    from sdgym.interop.ray_env import Setup, Worker
+    from sdgym.session import make_env
+    from sdgym.testing_engine import LETTERS_ID
+
+    task = next(iter(make_env(LETTERS_ID).unwrapped.tasks("train", 1, 1)))
+    setup, actions = Setup(LETTERS_ID, json.dumps({"turns": 3}), task), ["a", "B", "3"]
+
+    async def both() -> tuple[list[Any], Any]:
+        first, second = Worker(), Worker()
+        await first.begin("e", setup)
+        whole = [await first.act("e", setup, actions[:turn], actions[turn]) for turn in range(3)]
+        await first.end("e")
+        await first.begin("f", setup)
+        assert await first.act("f", setup, [], "a") == whole[0], "an environment that is used again starts afresh"
+        return whole, await second.act("e", setup, actions[:2], actions[2])
+
+    whole, last = asyncio.run(both())
+    assert last == whole[2] and last != whole[0] and last[2], "the third turn is the last"
