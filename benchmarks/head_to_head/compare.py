@@ -13,6 +13,7 @@ from sdgym.benchmarks.head_to_head.details import Record
 from sdgym.benchmarks.head_to_head.display import Display
 from sdgym.benchmarks.head_to_head.expand import expand
 from sdgym.benchmarks.head_to_head.lift import has_teacher, measure_lifts
+from sdgym.benchmarks.head_to_head.machine import Machine
 from sdgym.benchmarks.head_to_head.pace import core_hours, fit_steps, recorded_hours
 from sdgym.benchmarks.head_to_head.runner import Board, Engine, LocalEngine, run_all
 from sdgym.benchmarks.head_to_head.starts import Starts, measure_starts
@@ -92,9 +93,9 @@ def run_suite(
     console = console or wide_console()
     chosen = expand(customise(load_suite(suite) if isinstance(suite, str) else suite, algos, envs, seeds, model, env_kwargs, settings))
     folder = choose_folder(suite if isinstance(suite, str) else "suite", chosen, out, resume)
-    with FolderLock(folder, "comparing"), choose_engine(engine, address, folder) as place:
+    with FolderLock(folder, "comparing"), Machine(available_cores()) as machine, choose_engine(engine, address, folder, machine) as place:
         began = time.monotonic()
-        chosen, starts, tuning = prepare(chosen, folder, place, console, tune)
+        chosen, starts, tuning = prepare(chosen, folder, machine, place, console, tune)
         board = Board(make_plan(chosen, seed, folder), place.slots, chosen.time_budget, started=began, launch=place.start)
         record = Record(chosen, folder, board, starts.records, starts.notes, tuning)
         with Display(console) as display:
@@ -104,7 +105,7 @@ def run_suite(
         return conclude(record, console)
 
 
-def choose_engine(engine: str, address: str | None, folder: pathlib.Path) -> Engine:
+def choose_engine(engine: str, address: str | None, folder: pathlib.Path, machine: Machine) -> Engine:
     """Return where trials run: the cores of this machine, or a Ray cluster. Raises :class:`UserError` for one that is not there."""
     if engine == "ray":
         from sdgym.benchmarks.head_to_head.ray_engine import RayEngine
@@ -114,7 +115,7 @@ def choose_engine(engine: str, address: str | None, folder: pathlib.Path) -> Eng
         raise UnknownNameError("engine", engine, ("local", "ray"))
     if address is not None:
         raise ConfigError("--address is the address of a Ray cluster; it goes with --engine ray")
-    return LocalEngine(available_cores())
+    return LocalEngine(machine)
 
 
 def choose_folder(name: str, suite: Suite, out: str | pathlib.Path | None, resume: bool) -> pathlib.Path:
@@ -128,23 +129,25 @@ def choose_folder(name: str, suite: Suite, out: str | pathlib.Path | None, resum
     return folder
 
 
-def prepare(suite: Suite, folder: pathlib.Path, place: Engine, console: Console, tune: bool) -> tuple[Suite, Starts, list[dict[str, Any]]]:
+def prepare(
+    suite: Suite, folder: pathlib.Path, machine: Machine, place: Engine, console: Console, tune: bool
+) -> tuple[Suite, Starts, list[dict[str, Any]]]:
     """Say what the comparison costs, measure starts and teachers, tune if asked; return what will run, the starts and the tuning runs."""
 
     def tell(text: str) -> None:
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    cores, lifts = available_cores(), sum(has_teacher(suite, arm) for arm in suite.arms)
+    lifts = sum(has_teacher(suite, arm) for arm in suite.arms)
     tell(announcement(suite, place, folder))
     tell(estimate_line(suite, place.slots, tune, lifts))
-    starts = measure_starts(suite, folder, cores, console)
+    starts = measure_starts(suite, folder, machine, console)
     suite, fewer = fit_steps(starts.suite, starts.paces, place.slots)
     if fewer is not None:
         starts.notes.append(fewer)
         tell(fewer)
     if suite.time_budget is None:
         tell(f"at this machine's pace {core_hours(suite, starts.paces, tune, lifts):.1f} core-hours")
-    measure_lifts(suite, folder, cores, tell)
+    measure_lifts(suite, folder, machine, tell)
     if not tune:
         return suite, starts, []
     suite, tuning = tune_arms(suite, folder, place, tell)

@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sdgym.algos.presets import build_algorithm
+from sdgym.benchmarks.head_to_head.machine import Machine, last_words
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite
 from sdgym.benchmarks.head_to_head.trials import code_hash, obstacle
 from sdgym.core import content_hash
@@ -68,31 +67,21 @@ def lift_key(settings: Mapping[str, Any], tasks: int) -> str:
     return content_hash(json.loads(json.dumps({**parts, "told": told, "tasks": tasks, **code}, default=repr)))
 
 
-def measure_lifts(suite: Suite, folder: pathlib.Path, cores: int, notice: Callable[[str], None]) -> list[Lift]:
+def measure_lifts(suite: Suite, folder: pathlib.Path, machine: Machine, notice: Callable[[str], None]) -> list[Lift]:
     """Measure what has not been measured yet, tell each result in one line, and return all of them.
 
     A measurement that fails is told and left out; it does not stop the comparison.
     """
     wanted = list(_wanted(suite, folder))
-    waiting = {place: settings for *_, place, settings in wanted if not (place / ITEMS).is_file()}
-    running: list[tuple[pathlib.Path, subprocess.Popen[str]]] = []
-    if waiting:
-        notice(f"measuring the lift of {len(waiting)} kinds of teacher on {suite.lift_tasks} tasks each")
-    while waiting or running:
-        while waiting and len(running) < cores:
-            place = next(iter(waiting))
-            running.append((place, _start(place, waiting.pop(place), suite.lift_tasks)))
-        place, process = running.pop(0)
-        try:
-            _, errors = process.communicate()
-        except KeyboardInterrupt:
-            for _, other in [(place, process), *running]:
-                other.terminate()
-            raise
-        if process.returncode:
-            notice(f"teacher lift could not be measured: {(errors.strip().splitlines() or ['no word'])[-1]}; see {place}")
-        elif waiting or running:
-            notice(f"teacher lift: {len(waiting) + len(running)} measurements left")
+    missing = {place: settings for *_, place, settings in wanted if not (place / ITEMS).is_file()}
+    if missing:
+        notice(f"measuring the lift of {len(missing)} kinds of teacher on {suite.lift_tasks} tasks each")
+    jobs = {place: _prepare(place, settings, suite.lift_tasks) for place, settings in missing.items()}
+    for left, (place, code) in zip(reversed(range(len(jobs))), machine.run(jobs), strict=True):
+        if code:
+            notice(f"teacher lift could not be measured: {last_words(place)}; see {place}")
+        elif left:
+            notice(f"teacher lift: {left} measurements left")
     found = [lift for arm, name, place, _ in wanted if (place / ITEMS).is_file() for lift in read_lift(place / ITEMS, arm.name, name)]
     for lift in found:
         notice(lift.sentence())
@@ -122,18 +111,12 @@ def lift_files(suite: Suite, folder: pathlib.Path) -> list[list[str]]:
     ]
 
 
-def _start(place: pathlib.Path, settings: Mapping[str, Any], tasks: int) -> subprocess.Popen[str]:
+def _prepare(place: pathlib.Path, settings: Mapping[str, Any], tasks: int) -> list[str]:
+    """Return the arguments of the measurement, with its settings in ``place``."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     (place / "settings.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
-    return subprocess.Popen(
-        [sys.executable, "-m", "sdgym.benchmarks.head_to_head.lift", str(place), str(tasks)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
-    )
+    return ["-m", "sdgym.benchmarks.head_to_head.lift", str(place), str(tasks)]
 
 
 def measure(config: RunConfig, folder: pathlib.Path, tasks: int) -> list[dict[str, Any]]:

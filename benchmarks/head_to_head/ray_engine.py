@@ -17,7 +17,8 @@ import time
 import uuid
 from typing import Any
 
-from sdgym.benchmarks.head_to_head.runner import POLL, Running, start, stop
+from sdgym.benchmarks.head_to_head.machine import LOG, POLL, stop
+from sdgym.benchmarks.head_to_head.runner import Running, start
 from sdgym.benchmarks.head_to_head.trials import Trial
 from sdgym.errors import ConfigError
 
@@ -95,7 +96,7 @@ class RayTask:
             except self._ray.exceptions.RayError as error:
                 self._code = 1
                 self._trial.folder.mkdir(parents=True, exist_ok=True)
-                with (self._trial.folder / "log.txt").open("a", encoding="utf-8") as log:
+                with (self._trial.folder / LOG).open("a", encoding="utf-8") as log:
                     log.write(" ".join(f"{type(error).__name__}: {error}".split())[-400:] + "\n")
         return self._code
 
@@ -137,7 +138,7 @@ def play(trial: Trial, root: pathlib.Path, token: str, task: str) -> int:
             time.sleep(POLL)
         return code
     finally:
-        stop([running] if running.process.poll() is None else [])
+        stop([running.process] if running.process.poll() is None else [])
 
 
 def nodes_of(trial: Trial) -> list[dict[str, str]]:

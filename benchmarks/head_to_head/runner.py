@@ -4,37 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import os
 import pathlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
+from sdgym.benchmarks.head_to_head.machine import LOG, PATIENCE, POLL, Machine, Process, last_words, start_cold, stop
 from sdgym.benchmarks.head_to_head.trials import Trial
-from sdgym.nursery import SINGLE, Nursery, die_with_parent
-
-POLL = 0.2  # seconds between looks at the processes
-PRELOAD = ("sdgym.trainer", "sdgym.session", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto")
-"""What every trial imports."""
-PATIENCE = 20.0  # seconds a trial gets to save after SIGTERM
-
-
-class Process(Protocol):
-    """What is asked of a trial under way; :class:`subprocess.Popen` and :class:`sdgym.benchmarks.head_to_head.ray_engine.RayTask`."""
-
-    def poll(self) -> int | None:
-        """Return the exit code, or None while it runs."""
-
-    def terminate(self) -> None:
-        """Ask it to save and stop."""
-
-    def kill(self) -> None:
-        """End it."""
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Wait for its exit code. Raises :class:`subprocess.TimeoutExpired`."""
 
 
 class Engine(Protocol):
@@ -131,54 +107,31 @@ class Board:
         return work / self.cores
 
 
-def start(trial: Trial, attempt: int, spawn: Callable[[Sequence[str], pathlib.Path], Process] | None = None) -> Running:
+def start(trial: Trial, attempt: int, spawn: Callable[[Sequence[str], pathlib.Path], Process] = start_cold) -> Running:
     """Start ``trial`` in a process of its own with one thread; its output goes to ``log.txt``."""
     wait_for_predecessor(trial)
-    process = (spawn or start_cold)(trial.prepare(), trial.folder / "log.txt")
+    process = spawn(trial.prepare(), trial.folder / LOG)
     return Running(trial, process, time.monotonic(), attempt, int(trial.settings["steps"]))
 
 
-def start_cold(arguments: Sequence[str], log: pathlib.Path) -> Process:
-    """Run ``python ARGUMENTS`` in a new interpreter."""
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **SINGLE},
-            start_new_session=True,
-            preexec_fn=die_with_parent,
-        )
-
-
 class LocalEngine:
-    """This machine: one process and one thread per trial, as many at once as there are cores.
-
-    On Linux trials are forks of one process that has imported everything (:mod:`sdgym.nursery`).
-    """
+    """This machine: one trial per core."""
 
     where = ""
 
-    def __init__(self, cores: int) -> None:
-        self.slots = cores
-        self._nursery: Nursery | None = None
+    def __init__(self, machine: Machine) -> None:
+        self.slots = machine.cores
+        self._machine = machine
 
     def __enter__(self) -> LocalEngine:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._nursery is not None:
-            self._nursery.close()
+        """The machine is its owner's."""
 
     def start(self, trial: Trial, attempt: int) -> Running:
         """See :func:`start`."""
-        return start(trial, attempt, self._spawn if sys.platform == "linux" else start_cold)
-
-    def _spawn(self, arguments: Sequence[str], log: pathlib.Path) -> Process:
-        if self._nursery is None or not self._nursery.alive:
-            self._nursery = Nursery(PRELOAD)
-        return self._nursery.start(arguments, log)
+        return start(trial, attempt, self._machine.start)
 
 
 def wait_for_predecessor(trial: Trial) -> None:
@@ -194,15 +147,6 @@ def wait_for_predecessor(trial: Trial) -> None:
                 return
             except OSError:
                 time.sleep(POLL)
-
-
-def last_words(trial: Trial) -> str:
-    """Return the last line that the trial printed."""
-    try:
-        lines = (trial.folder / "log.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError:
-        lines = []
-    return lines[-1] if lines else "it printed nothing"
 
 
 def run_all(board: Board, notice: Callable[[str], None]) -> Iterator[Board]:
@@ -226,7 +170,7 @@ def run_all(board: Board, notice: Callable[[str], None]) -> Iterator[Board]:
                 return
             time.sleep(POLL)
     finally:
-        stop(board.running)
+        stop([running.process for running in board.running])
 
 
 def _collect(board: Board, notice: Callable[[str], None]) -> None:
@@ -243,24 +187,11 @@ def _collect(board: Board, notice: Callable[[str], None]) -> None:
             trial.finish(seconds)
             board.finished[trial] = seconds
         elif running.attempt == 1:
-            board.retried[trial] = f"exit code {code}: {last_words(trial)}"
+            board.retried[trial] = f"exit code {code}: {last_words(trial.folder)}"
             notice(
-                f"{trial.arm} on {trial.place}, seed {trial.seed}, failed (exit code {code}) and is tried once more: {last_words(trial)}"
+                f"{trial.arm} on {trial.place}, seed {trial.seed}, failed (exit code {code}) and is tried once more: {last_words(trial.folder)}"
             )
             board.running.append(board.launch(trial, 2))
         else:
-            board.failed[trial] = f"exit code {code}: {last_words(trial)}; see {trial.folder / 'log.txt'}"
+            board.failed[trial] = f"exit code {code}: {last_words(trial.folder)}; see {trial.folder / LOG}"
             notice(f"{trial.arm} on {trial.place}, seed {trial.seed}, failed again ({board.failed[trial]})")
-
-
-def stop(running: Sequence[Running]) -> None:
-    """Ask every running trial to save and stop; kill those that do not within :data:`PATIENCE` seconds."""
-    for r in running:
-        r.process.terminate()
-    deadline = time.monotonic() + PATIENCE
-    for r in running:
-        try:
-            r.process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            r.process.kill()
-            r.process.wait()

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sdgym.benchmarks.head_to_head.machine import Machine, last_words
 from sdgym.benchmarks.head_to_head.pace import Pace, mean_pace
 from sdgym.benchmarks.head_to_head.suite import Suite, World, world_name
 from sdgym.benchmarks.head_to_head.trials import code_hash
@@ -48,49 +46,39 @@ class Starts:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Running:
+class _Ended:
     world: World
     policy: str
     folder: pathlib.Path
-    process: subprocess.Popen[str]
+    code: int
 
 
-def measure_starts(suite: Suite, folder: pathlib.Path, cores: int, console: Console) -> Starts:
+def measure_starts(suite: Suite, folder: pathlib.Path, machine: Machine, console: Console) -> Starts:
     """Evaluate each start on the test tasks of every environment, as the trials will at their end (same tasks, same luck).
 
     Raises:
         ConfigError: no environment can be run from every policy.
     """
-    waiting = [(world, policy) for world in suite.envs for policy in suite.policies]
-    running: list[_Running] = []
-    ended: list[tuple[_Running, str]] = []
-    while waiting or running:
-        while waiting and len(running) < cores:
-            running.append(_start(suite, *waiting.pop(0), folder))
-        this = running.pop(0)
-        try:
-            _, errors = this.process.communicate()
-        except KeyboardInterrupt:
-            for other in (this, *running):
-                other.process.terminate()
-            raise
-        ended.append((this, errors))
-        if this.process.returncode == 0:
-            told = f"start on {suite.place(this.world, this.policy)}: {_summary(this.folder / 'eval.jsonl')}"
+    asked = {folder / "starts" / suite.place(world, policy): (world, policy) for world in suite.envs for policy in suite.policies}
+    ended = []
+    for place, code in machine.run({place: _prepare(suite, *asked[place], place) for place in asked}):
+        ended.append(_Ended(*asked[place], place, code))
+        if code == 0:
+            told = f"start on {suite.place(*asked[place])}: {_summary(place / 'eval.jsonl')}"
             console.print(told, markup=False, soft_wrap=True)
-    return conclude(suite, ended, folder, console)
+    return conclude(suite, sorted(ended, key=lambda this: list(asked).index(this.folder)), folder, console)
 
 
-def conclude(suite: Suite, ended: Sequence[tuple[_Running, str]], folder: pathlib.Path, console: Console) -> Starts:
+def conclude(suite: Suite, ended: Sequence[_Ended], folder: pathlib.Path, console: Console) -> Starts:
     """Leave out policies that ran nowhere, then environments that some other policy cannot be run in."""
-    good = [this for this, _ in ended if this.process.returncode == 0]
+    good = [this for this in ended if this.code == 0]
     policies = tuple(p for p in suite.policies if any(this.policy == p for this in good)) or suite.policies
     worlds = tuple(w for w in suite.envs if all(any(this.world == w and this.policy == p for this in good) for p in policies))
     found = Starts(suite.model_copy(update={"envs": worlds, "policies": policies}))
-    for this, errors in ended:
-        if this.process.returncode:
+    for this in ended:
+        if this.code:
             what = this.world.id if this.policy in policies else f"the policy {this.policy!r}"
-            told = f"{what} is left out: {(errors.strip().splitlines() or ['it stopped without a word'])[-1].removeprefix('sdgym: ')}"
+            told = f"{what} is left out: {last_words(this.folder).removeprefix('sdgym: ')}"
             if told not in found.notes:
                 found.notes.append(told)
                 console.print(told, markup=False, soft_wrap=True)
@@ -108,11 +96,10 @@ def _pace(place: pathlib.Path) -> Pace:
     return Pace(told["rollouts"], told["seconds"], OVERHEAD, told.get("tokens", 0))
 
 
-def _start(suite: Suite, world: World, policy: str, folder: pathlib.Path) -> _Running:
-    """Start the evaluation in a process of its own; one that is done already ends at once."""
+def _prepare(suite: Suite, world: World, policy: str, place: pathlib.Path) -> list[str]:
+    """Return the arguments of the evaluation, with its settings in ``place``; one that is done already ends at once."""
     tree = suite.trial_settings(suite.arms[0], world, 0, policy)
     settings = {"model": tree["model"], "env": tree["env"], "eval": tree["eval"], "sampling": tree["sampling"], "device": tree["device"]}
-    place = folder / "starts" / suite.place(world, policy)
     key = content_hash({"settings": settings, "code": code_hash()})
     if not (place / "key").is_file() or (place / "key").read_text(encoding="utf-8") != key:
         shutil.rmtree(place, ignore_errors=True)
@@ -120,28 +107,8 @@ def _start(suite: Suite, world: World, policy: str, folder: pathlib.Path) -> _Ru
         (place / "settings.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         replace_file(place / "key", key)  # last: where it is, the settings are
     tasks = int(tree["eval"]["test_tasks"]) or int(tree["eval"]["tasks"])
-    arguments = [
-        "eval",
-        "--config",
-        str(place / "settings.yaml"),
-        "--episodes",
-        str(tasks),
-        "--split",
-        "test",
-        "--out",
-        str(place),
-        "--resume",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sdgym", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    return _Running(world, policy, place, process)
+    chosen = ["--config", str(place / "settings.yaml"), "--episodes", str(tasks), "--split", "test", "--out", str(place)]
+    return ["-m", "sdgym", "eval", *chosen, "--resume"]
 
 
 def _summary(path: pathlib.Path) -> str:

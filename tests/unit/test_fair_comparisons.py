@@ -17,6 +17,7 @@ from rich.console import Console
 from sdgym.benchmarks.head_to_head import compare, trials
 from sdgym.benchmarks.head_to_head.details import Record
 from sdgym.benchmarks.head_to_head.expand import expand, has_controls
+from sdgym.benchmarks.head_to_head.machine import Machine
 from sdgym.benchmarks.head_to_head.pace import NOMINAL, RECORDED, core_hours, recorded_hours
 from sdgym.benchmarks.head_to_head.runner import Board, LocalEngine, Running, run_all
 from sdgym.benchmarks.head_to_head.suite import Suite, load_suite, suite_names
@@ -50,7 +51,8 @@ def first_words(chosen: Suite, monkeypatch: pytest.MonkeyPatch, tmp_path: pathli
     monkeypatch.setattr(compare, "measure_starts", measure)
     said = io.StringIO()
     with pytest.raises(StartedError):
-        compare.prepare(expand(chosen), tmp_path, LocalEngine(2), Console(file=said, width=300), tune=False)
+        machine = Machine(2)
+        compare.prepare(expand(chosen), tmp_path, machine, LocalEngine(machine), Console(file=said, width=300), tune=False)
     return said.getvalue().splitlines()
 
 
@@ -102,7 +104,7 @@ class Instant(LocalEngine):
     """Plays a tuning run at once: it leaves the ``val`` successes of a checkpoint half-way and of the last one."""
 
     def __init__(self, ends: dict[str, list[int | None]]) -> None:
-        super().__init__(2)
+        super().__init__(Machine(2))
         self.ends = ends
 
     def start(self, trial: Trial, attempt: int) -> Running:
