@@ -1,4 +1,5 @@
 # sdgym on a CPU: docker build -t sdgym . && docker run --rm -v "$PWD/runs:/runs" sdgym compare quick --out /runs/quick
+# The user inside has number 1000; where yours is another, add --user "$(id -u)" -e HOME=/tmp so that it may write into runs/.
 # For a GPU build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 and run with --gpus all.
 FROM python:3.12-slim AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

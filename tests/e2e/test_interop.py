@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pathlib
 import socket
 import threading
 import time
@@ -109,6 +110,56 @@ def test_trl_trains_with_it(way: str, tmp_path: Any) -> None:
     logged = [line[name] for line in trainer.state.log_history if name in line]
     assert len(logged) == 2 and all(0.0 <= value <= 1.0 for value in logged) and max(logged) > 0.0, logged
     moved = max(float((tensor - before[key]).abs().max()) for key, tensor in policy.model.state_dict().items())
+    assert 1e-4 < moved < 1e-2, "two AdamW steps of at most about 1e-3 each"
+
+
+@pytest.mark.slow
+def test_trl_trains_with_an_environment_factory(tmp_path: Any) -> None:
+    """The real trainer calls ``act``, shows what the world answers, and takes its reward from the episode.
+
+    The policy knows nothing; whole tool calls are tokens of its own and it may say nothing else, so it plays from the first step.
+    """
+    trl = pytest.importorskip("trl", reason="requires trl")
+    from sdgym.testing_policy import random_policy, small_tokenizer
+
+    template = pathlib.Path(trl.__file__).parent / "chat_templates" / "qwen2_5.jinja"
+    if not template.is_file():
+        pytest.skip("requires trl with its chat template qwen2_5")
+    tokenizer = small_tokenizer(template.read_text(encoding="utf-8"))
+    calls = [f'<tool_call>\n{{"name": "act", "arguments": {{"action": "{sign}"}}}}\n</tool_call>' for sign in "aA0!"]
+    tokenizer.add_tokens(calls)
+    tokenizer.padding_side = "left"
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model = random_policy(hidden=32, layers=1, heads=2, kv_heads=1, context=2048, vocab_size=len(tokenizer), scale=0.05).model
+    arguments = trl.GRPOConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+        per_device_train_batch_size=8,
+        num_generations=4,
+        max_completion_length=400,
+        max_tool_calling_iterations=2,
+        generation_kwargs={"suppress_tokens": sorted({*range(len(tokenizer))} - {end, *tokenizer.convert_tokens_to_ids(calls)})},
+        max_steps=2,
+        learning_rate=1e-3,
+        seed=0,
+    )
+    bridge = TrlBridge(LETTERS_ID, 4, turns=2)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trainer = trl.GRPOTrainer(
+        model=model, args=arguments, train_dataset=bridge.dataset, processing_class=tokenizer, environment_factory=bridge.environment
+    )
+    trainer.train()
+    logged = [line for line in trainer.state.log_history if "rewards/TrlEnvironment/mean" in line]
+    assert len(logged) == 2 and all(line["tools/call_frequency"] > 0.5 and line["tools/failure_frequency"] == 0.0 for line in logged)
+    rewards = [line["rewards/TrlEnvironment/mean"] for line in logged]
+    assert all(0.0 <= reward <= 2.0 for reward in rewards) and max(rewards) > 0.0, "two turns of which each pays 1"
+    moved = max(float((tensor - before[key]).abs().max()) for key, tensor in model.state_dict().items())
     assert 1e-4 < moved < 1e-2, "two AdamW steps of at most about 1e-3 each"
 
 

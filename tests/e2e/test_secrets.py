@@ -60,3 +60,33 @@ def test_a_grader_process_starts_without_keys() -> None:
     assert verdict.score == 1.0, "the computer algebra of a worker was needed"
     found = [child.environ() for child in psutil.Process().children(recursive=True) if child.status() != psutil.STATUS_ZOMBIE]
     assert found and not any(CANARY in "".join(environment.values()) for environment in found)
+
+
+SEARCH = """
+import glob, os
+
+def solve(x):
+    seen = [repr(sorted(os.environ.items())).encode()]
+    for place in ["/proc/self/environ", *glob.glob("/proc/[0-9]*/environ"), *glob.glob("/proc/[0-9]*/cmdline")]:
+        try:
+            seen.append(open(place, "rb").read())
+        except OSError:
+            pass
+    return [len(seen[0]) > 2, any(b"sk-cana" + b"ry-" in text for text in seen)]
+"""
+
+
+@pytest.mark.usefixtures("keys")
+@pytest.mark.parametrize("tier", ["bwrap", "landlock", "docker"])
+def test_a_program_in_the_sandbox_finds_no_key(tier: str) -> None:
+    """A program that reads every environment it can: its own, and those of all processes that it can see."""
+    from sdgym.verifiers.sandbox import Limits, Session, choose, probes
+
+    problem = next(probe.problem for probe in probes() if probe.name == tier)
+    if problem:
+        pytest.skip(f"{tier}: {problem}")
+    with Session(choose(tier), SEARCH, Limits(cpu=5, wall=30.0)) as session:
+        result = session.call("solve", (0,))
+    assert result.status == "ok" and isinstance(result.value, list) and result.value[1] is False, result
+    outside = subprocess.run([sys.executable, "-c", SEARCH + "print(solve(0))"], capture_output=True, text=True, check=True)
+    assert outside.stdout.strip() == "[True, True]", "outside of a sandbox the same program finds one"

@@ -50,6 +50,8 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"where": {"type": "string"}}, "required": ["where"]},
     },
 }
+ACTIONS = ["In the box.", "<think>It moved.</think>In the bag.", "Gone."]
+ANSWERS: list[list[Message]] = [[{"role": "user", "content": "Look again."}], [{"role": "user", "content": "And now?"}]]
 MODES = {"default": None, "on": True, "off": False}
 
 
@@ -61,11 +63,33 @@ def template(family: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def chat_of(family: str, thinking: bool | None = None) -> ChatFormat:
+def marks_of(family: str) -> tuple[str, list[str], str, str]:
+    """The template, its special tokens (padding first), the end of a turn and the beginning of a text."""
     source = template(family)
     eos, bos = FAMILIES.get(family, ("<end_of_utterance>", "<s>"))
-    special = ["<|pad|>", *sorted({*MARKS.findall(source), eos, bos})]
-    return ChatFormat(small_tokenizer(source, special, eos, bos), thinking)
+    return source, ["<|pad|>", *sorted({*MARKS.findall(source), eos, bos})], eos, bos
+
+
+def chat_of(family: str, thinking: bool | None = None) -> ChatFormat:
+    return ChatFormat(small_tokenizer(*marks_of(family)), thinking)
+
+
+def merging_tokenizer(source: str, special: list[str], eos: str, bos: str) -> Any:
+    """A byte-level BPE whose merges were learned on the template and cross words and line ends: where a text is cut changes its ids."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    spoken = ["\n".join(("user", *ACTIONS, "assistant", "Look again.", "And now?", "Be brief.", "Where is it?"))]
+    core.train_from_iterator([*spoken * 5, *source.splitlines()], trainer)
+    core.add_special_tokens(special)
+    names = {"pad_token": special[0], "eos_token": eos, "bos_token": bos, "chat_template": source, "clean_up_tokenization_spaces": False}
+    return PreTrainedTokenizerFast(tokenizer_object=core, **names)
 
 
 def play(chat: ChatFormat, actions: list[str], answers: list[list[Message]]) -> dict[str, Any]:
@@ -119,10 +143,8 @@ def runs(mask: list[bool]) -> list[int]:
 
 def observed(family: str, mode: str) -> dict[str, Any]:
     chat = chat_of(family, MODES[mode])
-    actions = ["In the box.", "<think>It moved.</think>In the bag.", "Gone."]
-    answers: list[list[Message]] = [[{"role": "user", "content": "Look again."}], [{"role": "user", "content": "And now?"}]]
-    played = play(chat, actions, answers)
-    check(chat, played, actions)
+    played = play(chat, ACTIONS, ANSWERS)
+    check(chat, played, ACTIONS)
     tools = chat.with_tools([TOOL])
     native = bool(tools.tools)
     called = ['<tool_call>{"name": "look", "arguments": {"where": "bag"}}</tool_call>', "Found it."]
@@ -151,6 +173,18 @@ def golden() -> dict[str, Any]:
 def test_a_family_renders_as_recorded(family: str, golden: dict[str, Any]) -> None:
     for mode in MODES:
         assert observed(family, mode) == golden[family][mode], (family, mode)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_merges_across_the_seams_change_no_sampled_token(family: str) -> None:
+    """With a tokenizer that merges, ids are those that were sampled, and the text is still the template's to the letter."""
+    tokenizer = merging_tokenizer(*marks_of(family))
+    assert len(tokenizer.encode(ACTIONS[0], add_special_tokens=False)) < len(ACTIONS[0]), "it merges"
+    chat = ChatFormat(tokenizer)
+    played = play(chat, ACTIONS, ANSWERS)
+    check(chat, played, ACTIONS)
+    sampled = [int(i) for ids, mask in played["segments"] for i, mine in zip(ids, mask, strict=True) if mine]
+    assert sampled == [int(i) for action in ACTIONS for i in [*chat.encode_text(action), chat.end_ids[0]]]
 
 
 @pytest.mark.parametrize("family", REFUSED)
