@@ -20,7 +20,7 @@ class Gold:
     Attributes:
         text: the answer as one would write it in ``\boxed{}``.
         type: one of :data:`GOLD_TYPES`. ``int`` and ``rational`` accept number literals only (``4^2`` is not
-            ``16``); ``decimal`` accepts what lies within ``tolerance``; ``percent`` wants the percent sign or
+            ``16``; ``int`` also takes words, ``sixteen``); ``decimal`` accepts what lies within ``tolerance``; ``percent`` wants the percent sign or
             the bare number of percents; ``expr`` is algebraic equality.
         tolerance: absolute, for ``decimal`` and ``percent``.
         form: ``lowest_terms`` (fractions) or ``expanded`` (polynomials): a right value in another form is wrong.

@@ -54,6 +54,43 @@ def ratio(text: str) -> tuple[int, int] | None:
     return sign * top, abs(bottom)
 
 
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+_WORDS = (
+    {word: number for number, word in enumerate(_ONES)}
+    | {word: 10 * number for number, word in enumerate(_TENS, start=2)}
+    | {f"{ten}{join}{_ONES[one]}": 10 * i + one for i, ten in enumerate(_TENS, start=2) for one in range(1, 10) for join in ("", "-")}
+    | {"hundred": 100, "onehundred": 100}
+)
+
+
+def in_words(text: str) -> Fraction | None:
+    """Return the value of a whole number from zero to a hundred written in words (normalised: without blanks), or None."""
+    value = _WORDS.get(text.lower())
+    return None if value is None else Fraction(value)
+
+
 _SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)(?:[eE]([+-]?\d{1,3})|\*10\^\{?([+-]?\d{1,3})\}?)")
 
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 from sdgym.core import Outcome, Verdict
 from sdgym.verifiers.math_feedback import in_lowest_terms, integer_parts, polynomial_parts, rational_parts, wrong_parts
 from sdgym.verifiers.math_gold import Gold
-from sdgym.verifiers.math_literal import decimal, is_expanded, literal, polynomial, ratio
+from sdgym.verifiers.math_literal import decimal, in_words, is_expanded, literal, polynomial, ratio
 from sdgym.verifiers.math_text import normalise, shown
 
 CORRECT = Verdict(Outcome.CORRECT, 1.0, "The answer is right.")
@@ -88,10 +88,12 @@ def left_undone(text: str, target: str) -> bool:
 
 
 def number(gold: Gold, target: str, text: str, attempt: str) -> Verdict:
-    """Judge ``int`` and ``rational``: number literals only."""
+    """Judge ``int`` and ``rational``: number literals only; a whole number may be written in words."""
     right, value = literal(target), literal(text)
     if right is None or (gold.type == "int" and right.denominator != 1):
         return gold_unparsable(gold)
+    if value is None and gold.type == "int":
+        value = in_words(text)
     if value is None:
         constant = polynomial(text)
         if constant is not None and set(constant) <= {()} and constant.get((), Fraction(0)) == right:
@@ -142,8 +144,9 @@ def choice(gold: Gold, target: str, text: str, attempt: str) -> Verdict:
 
 
 def text_equal(gold: Gold, target: str, text: str, attempt: str) -> Verdict:
-    """Judge ``text``: equal up to case and spacing."""
-    return CORRECT if text.casefold() == target.casefold() else wrong(f"{attempt} is wrong.")
+    """Judge ``text``: equal up to case and spacing; what does not exist may be abbreviated."""
+    right, tried = ("doesnotexist" if words.casefold() == "dne" else words.casefold() for words in (target, text))
+    return CORRECT if right == tried else wrong(f"{attempt} is wrong.")
 
 
 def expression(gold: Gold, target: str, text: str, attempt: str) -> Verdict | Job:
