@@ -4,16 +4,22 @@
 #   make test        fast tests (no root, no system packages), two files at a time
 #   make check       lint, format, types, layers
 #   make test-full   long lanes, restartable; writes runs/test-full/result.json
+#   make kills fuzz soak   what takes longest, one by one: runs killed at random, hostile inputs, half an hour without a leak;
+#                    restartable; each writes runs/endurance/NAME.json, which names the commit (docs/operating.md)
 #   make docs        the documentation as a site, in build/site
 #   make matrix      does the tested set resolve for Python 3.11 to 3.14?
 #   make test-vllm   the tests of the vLLM back end, in an environment of their own (build/vllm, x86-64 Linux)
 #   make release     wheel and source, audit of the tested set, SBOM and checksums, in dist/
-# Variables: PYTHON (interpreter for .venv), VENV (where), LANES (pytest marker expression), WORKERS (test processes).
+# Variables: PYTHON (interpreter for .venv), VENV (where), LANES (pytest marker expression), WORKERS (test processes),
+#            KILLS (runs), FUZZ (inputs per reader), SOAK (minutes).
 
 PYTHON ?= python3
 VENV ?= .venv
 LANES ?= not slow and not system
 WORKERS ?= 2
+KILLS ?= 30
+FUZZ ?= 1000000
+SOAK ?= 30
 BIN := $(VENV)/bin
 # The stamp's name holds what the installation depends on, the folder included (an editable install points to it).
 STAMP := $(VENV)/.installed-$(shell { cat pyproject.toml constraints.txt; pwd; } | cksum | tr ' ' '-')
@@ -23,7 +29,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check test-full docs matrix test-vllm release clean
+.PHONY: help install demo test check test-full kills fuzz soak docs matrix test-vllm release clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -55,6 +61,15 @@ check: $(STAMP)
 test-full: $(STAMP)
 	$(BIN)/python tests/run_full.py
 
+kills: $(STAMP)
+	$(BIN)/python -m sdgym.benchmarks.endurance.kills --runs $(KILLS)
+
+fuzz: $(STAMP)
+	$(BIN)/python -m sdgym.benchmarks.endurance.fuzz --inputs $(FUZZ)
+
+soak: $(STAMP)
+	$(BIN)/python -m sdgym.benchmarks.endurance.soak --minutes $(SOAK)
+
 docs: $(STAMP)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --constraint docs/site/constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
@@ -68,19 +83,23 @@ matrix: $(STAMP)
 test-vllm:
 	@test -x build/vllm/bin/python || $(PYTHON) -m venv build/vllm
 	build/vllm/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@build/vllm/bin/python -c 'import sys, torch; sys.exit(torch.version.cuda is not None)' || { echo "vLLM's CPU build needs a CPU build of torch: run 'build/vllm/bin/pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu' and then this again." >&2; exit 2; }
 	build/vllm/bin/python -m pip install --quiet --no-deps --requirement tests/vllm.txt
-	SDGYM_REQUIRE=vllm build/vllm/bin/pytest -m slow tests/e2e/test_vllm.py
+	build/vllm/bin/sdgym model fetch smollm2-135m
+	SDGYM_REQUIRE=all build/vllm/bin/pytest -m slow tests/e2e/test_vllm.py
 
-# The audit asks the vulnerability database about every pin of constraints.txt and fails on a known hole; the SBOM lists what is in .venv.
+# The audit asks the vulnerability database about every pin of constraints.txt and fails on a known hole; the SBOM lists what is in
+# .venv. The tools for both have an environment of their own, or the SBOM would list them.
 release: $(STAMP)
 	@test -z "$$(git status --porcelain)" || { echo "a release is built from a clean checkout: commit or put away what git status shows." >&2; exit 2; }
-	$(BIN)/python -m pip install --quiet 'pip-audit>=2.7' 'cyclonedx-bom>=5'
+	@test -x build/release/bin/python || $(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet 'pip-audit>=2.7' 'cyclonedx-bom>=5'
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
-	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-format JSON --output-file dist/sbom.cdx.json $(BIN)/python
-	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --format json --output dist/audit.json
+	build/release/bin/cyclonedx-py environment --pyproject pyproject.toml --output-format JSON --output-file dist/sbom.cdx.json $(BIN)/python
+	build/release/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --format json --output dist/audit.json
 	cd dist && sha256sum * > SHA256SUMS
-	@echo "dist/ holds the release; before it is published: make test-full, SDGYM_FUZZ=10000000 and SDGYM_SOAK=30 among its lanes."
+	@echo "dist/ holds the release; before it is published: make test-full kills fuzz soak."
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) build dist *.egg-info

@@ -13,19 +13,11 @@ import subprocess
 import sys
 import time
 
+from sdgym.benchmarks.endurance.record import commit
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULT = ROOT / "runs" / "test-full" / "result.json"
 CLOSING = re.compile(r"^=*\s*((?:\d+ \w+(?:, )?)+) in [\d.]+s.*$", re.MULTILINE)
-
-
-def commit() -> str:
-    """Return the commit, with ``+changes`` where the tree differs from it."""
-    try:
-        name = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{name}+changes" if changed else name
 
 
 def lanes() -> list[str]:

@@ -14,10 +14,12 @@ import io
 import json
 import pathlib
 import random
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sdgym.core import Outcome, Verdict
@@ -213,11 +215,35 @@ def mutated(rng: random.Random, seeds: tuple[str, ...]) -> str:
     return text[:20_000]
 
 
+class _HangError(BaseException):
+    """A reader does not come back; no ``except Exception`` of the reader may catch this."""
+
+
+@contextlib.contextmanager
+def _stopped_after(seconds: float) -> Iterator[None]:
+    """Raise :class:`_HangError` where the body takes more processor time; only the main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise _HangError(f"stopped after {seconds:g} s")
+
+    before = signal.signal(signal.SIGVTALRM, ring)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 def campaign(name: str, count: int, seed: int, slowest: float = 2.0) -> int:
     """Give ``count`` mutations to a target (a hundredth to a slow one) and return how many were given.
 
     Raises:
-        AssertionError: a text crashed it, took longer than ``slowest`` seconds of processor time, or earned a reward.
+        AssertionError: a text crashed it, took longer than ``slowest`` seconds of processor time (on the main thread it is stopped
+            at five times that, so that a reader which never returns is found), or earned a reward.
     """
     target, rng = TARGETS[name], random.Random(seed)
     count = max(1, count // 100) if target.slow else count
@@ -227,8 +253,9 @@ def campaign(name: str, count: int, seed: int, slowest: float = 2.0) -> int:
         text = mutated(rng, target.seeds)
         started = time.process_time()
         try:
-            earned = target.read(text)
-        except Exception as error:
+            with _stopped_after(5 * slowest):
+                earned = target.read(text)
+        except (Exception, _HangError) as error:
             raise AssertionError(f"{name}, input {number} of seed {seed}: {type(error).__name__}: {error}: {text!r}") from error
         took = time.process_time() - started
         assert took < slowest, f"{name}, input {number} of seed {seed} took {took:.1f} s: {text!r}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from sdgym.seeding import generator
+from sdgym.benchmarks.endurance.kills import differences, kills
+from sdgym.benchmarks.endurance.record import Record
 from sdgym.testing.killing import PLACES, Zygote, run_contents
 from sdgym.testing_engine import LETTERS_ID
 from sdgym.testing_policy import random_policy
@@ -25,7 +25,6 @@ SETTINGS: dict[str, Any] = {
     "algo": {"name": "sdpo", "teacher": "ema", "teacher_rate": 0.2, "epochs": 2, "minibatches": 2},
 }
 FAST = {**SETTINGS, "steps": 4, "eval": {"every": 0, "tasks": 2, "samples": 1, "test_tasks": 2}}
-LONG = {**SETTINGS, "steps": 7, "eval": {"every": 3, "tasks": 3, "samples": 2, "test_tasks": 3}}
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +51,6 @@ def whole(zygote: Zygote, settings: dict[str, Any], out: pathlib.Path) -> tuple[
     return done["calls"], found
 
 
-def check(out: pathlib.Path, expected: dict[str, Any]) -> None:
-    """The folder holds what the undisturbed run left, a whole report, and nothing half written."""
-    found = run_contents(out)
-    for part in expected:
-        assert found[part] == expected[part], part
-    page = out / "report.html"
-    assert not page.exists() or page.read_text().rstrip().endswith("</html>")
-    assert not [p.name for p in out.rglob("*writing*")]
-
-
 def test_three_deaths_and_the_same_bits(zygote: Zygote, model: str, tmp_path: pathlib.Path) -> None:
     """In the middle of an optimizer step, with half a checkpoint on disk, and in the middle of a log's line: one run, three deaths."""
     settings = {**FAST, "model": model}
@@ -69,29 +58,31 @@ def test_three_deaths_and_the_same_bits(zygote: Zygote, model: str, tmp_path: pa
     for place, number in (("update", 9), ("checkpoint", 2), ("log", 3)):
         assert zygote.attempt(settings, tmp_path / "run", place, number)["killed"], place
     assert zygote.attempt(settings, tmp_path / "run")["code"] == 0
-    check(tmp_path / "run", expected)
+    assert differences(tmp_path / "run", expected) == []
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_thirty_runs_killed_at_random(zygote: Zygote, model: str, tmp_path: pathlib.Path) -> None:
-    """Thirty runs, each killed at a random call of a place (every place at least twice), half of them again on the way back."""
-    settings = {**LONG, "model": model, "report": True}
-    calls, expected = whole(zygote, settings, tmp_path / "whole")
-    assert calls["report"] == 1
-    rng = generator(20_26, "kills")
-    places, deaths = sorted(PLACES), 0
-    for run in range(30):
-        out, place = tmp_path / f"run-{run}", places[run % len(places)]
-        number = int(rng.integers(1, calls[place] + 1))
-        assert zygote.attempt(settings, out, place, number)["killed"], (place, number)
-        deaths += 1
-        if rng.random() < 0.5:
-            again = places[int(rng.integers(len(places)))]
-            deaths += zygote.attempt(settings, out, again, int(rng.integers(1, max(2, calls[again] // 4))))["killed"]
-        assert zygote.attempt(settings, out)["code"] == 0, (place, number)
-        try:
-            check(out, expected)
-        except AssertionError as error:
-            raise AssertionError(json.dumps({"place": place, "call": number, "of": calls[place]})) from error
-    assert deaths > 30, "some runs died twice"
+def test_thirty_runs_killed_at_random(zygote: Zygote, tmp_path: pathlib.Path) -> None:
+    """Thirty runs of three methods, each killed at a random call of a place, half of them again on the way back."""
+    record = Record(tmp_path / "kills.json", {"runs": 30}, at="unknown")
+    assert kills(zygote, 30, record, tmp_path) == 0, [part for part in record.parts.values() if not part["good"]]
+    deaths = [death["place"] for part in record.parts.values() for death in part["deaths"]]
+    assert len(record.parts) == 30 < len(deaths), "some runs died twice"
+    assert set(deaths) == set(PLACES)
+
+
+def test_a_lane_goes_on_where_it_stopped_and_finds_a_run_that_ended_otherwise(zygote: Zygote, tmp_path: pathlib.Path) -> None:
+    record = Record(tmp_path / "kills.json", {"runs": 1}, at="c0ffee")
+    assert kills(zygote, 1, record, tmp_path, ["sdpo"]) == 0 and record.passed and record.parts["run-0"]["deaths"]
+    again = Record(tmp_path / "kills.json", {"runs": 1}, at="c0ffee")
+    assert again.parts == record.parts and again.passed
+    for settings, at in (({"runs": 2}, "c0ffee"), ({"runs": 1}, "decaf"), ({"runs": 1}, "c0ffee+changes")):
+        assert not Record(tmp_path / "kills.json", settings, at=at).parts, "another commit, another lane"
+    whole = tmp_path / "whole-sdpo"
+    expected = run_contents(whole)
+    assert differences(whole, expected) == []
+    (whole / "ledger.json").write_text("{}")
+    (whole / "report.html").write_text("<html>")
+    (whole / ".model.writing").write_text("")
+    assert differences(whole, expected) == ["digests", "half a report", "left over: .model.writing"]

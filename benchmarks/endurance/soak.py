@@ -1,16 +1,17 @@
 """Hours in minutes: everything a run does, over and over in one process, while memory, descriptors, processes and files are watched.
 
-``python -m sdgym.benchmarks.soak --minutes 30 --out DIR`` trains, evaluates, grades, runs programs in the sandbox, saves, resumes
+``python -m sdgym.benchmarks.endurance.soak --minutes 30`` trains, evaluates, grades, runs programs in the sandbox, saves, resumes
 and writes reports, round after round. After each round it writes one line of ``soak.jsonl``; at the end it compares the last third
 of the rounds with the middle third and exits with 1 if anything grew. The first third is warm-up: caches fill, pools start.
+The result is ``soak.json``. Interrupted, it starts again: only a process that has lived that long can show that nothing grew.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import gc
 import json
+import os
 import pathlib
 import shutil
 import statistics
@@ -22,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from sdgym.benchmarks.endurance.record import Record, arguments
 from sdgym.errors import SdgymError
 
 FEWEST = 6
@@ -109,28 +111,35 @@ def round_of_work(number: int, folder: pathlib.Path) -> None:
             world.close()
 
 
-def soak(minutes: float, out: pathlib.Path) -> list[str]:
-    """Work for ``minutes``, write ``soak.jsonl`` into ``out`` and return :func:`verdict`."""
+def soak(minutes: float, out: pathlib.Path) -> list[Sample]:
+    """Work for ``minutes``, write ``soak.jsonl`` into ``out`` and return what was measured."""
     out.mkdir(parents=True, exist_ok=True)
     began, samples = time.monotonic(), list[Sample]()
-    with (out / "soak.jsonl").open("w", encoding="utf-8") as log:
+    with (out / "soak.jsonl").open("w", encoding="utf-8") as log, tempfile.TemporaryDirectory(prefix="soak-") as folder:
         while time.monotonic() - began < 60 * minutes:
-            round_of_work(len(samples), out / "runs")
+            round_of_work(len(samples), pathlib.Path(folder) / "runs")
             samples.append(measure(began))
             log.write(json.dumps(dataclasses.asdict(samples[-1])) + "\n")
             log.flush()
-    return verdict(samples)
+    return samples
 
 
 def main() -> int:
     """Parse the arguments, soak, and say what grew."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30.0)
-    parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("runs/soak"))
-    chosen = parser.parse_args()
-    grew = soak(chosen.minutes, chosen.out)
+    chosen = arguments(__doc__, "minutes", float, 30.0, "how long (default 30)")
+    record = Record(chosen.out / "soak.json", {"minutes": chosen.minutes})
+    with tempfile.TemporaryDirectory(prefix="soak-") as temporary:  # what other processes leave in the common one is theirs
+        os.environ["TMPDIR"], tempfile.tempdir = temporary, None
+        samples = soak(chosen.minutes, chosen.out)
+    grew = verdict(samples)
+    third = max(1, len(samples) // 3)
+    middle, last = samples[third : 2 * third] or samples, samples[-third:]
+    for name in TOLERANCE:
+        values = [statistics.median(getattr(s, name) for s in part) for part in (middle, last)]
+        record.add(name, {"good": not any(line.startswith(f"{name} ") for line in grew), "middle": values[0], "last": values[1]})
+    record.add("rounds", {"good": len(samples) >= FEWEST, "count": len(samples)})
     print("\n".join(grew) or "flat: memory, descriptors, processes, threads and temporary files")
-    return 1 if grew else 0
+    return record.close(minutes=chosen.minutes, rounds=len(samples))
 
 
 if __name__ == "__main__":
