@@ -23,6 +23,7 @@ import pytest
 from sdgym.benchmarks.speed import sandbox as sandbox_speed
 from sdgym.verifiers.code_suite import Behaviour, CallTest, passes
 from sdgym.verifiers.sandbox import AUTO, Limits, Session, Tier, choose, interpreter, probes, sandbox_available
+from sdgym.verifiers.sandbox.base import Started
 from sdgym.verifiers.sandbox.docker import LABEL, Docker, owner
 from sdgym.verifiers.sandbox.landlock import Landlock, kernel_abi
 
@@ -33,6 +34,9 @@ STRANGER = 54321
 MASKS = (1, 2, 4, 7)
 QUICK = 10
 """The fast lane runs every tenth program, the slow one all."""
+SLOWER, GRACE = 3.0, 2.0
+"""An honest program may take this many times what it took before an attack, and seconds more: what a busy machine does to any program.
+What an attack leaves running takes its whole processor time (``LIMITS``) or lasts; what it leaves locked, lasts."""
 CONTAINED = 3
 """In containers, whose start takes a quarter of a second, the lane of the system packages runs every third."""
 
@@ -136,8 +140,20 @@ def automatic() -> Tier:
     return choose()
 
 
+def honest(tier: Tier, before: str) -> tuple[str, float]:
+    """Judge an honest program; return what is wrong with its result, or nothing, and the seconds it took from start to end."""
+    started = time.monotonic()
+    with Session(tier, "def solve(x):\n    return x + 1\n", LIMITS) as session:
+        result = session.call("solve", (3,))
+    fair = (result.status, result.value) == ("ok", 4)
+    return "" if fair else f"{before} an honest program gets {result}", time.monotonic() - started
+
+
 def outcome(tier: Tier, attack: Attack) -> str:
-    """Return what is wrong after ``attack`` was judged in ``tier``, or nothing."""
+    """Return what is wrong after ``attack`` was judged in ``tier``, or nothing: it passes, or the next program suffers or waits for it."""
+    problem, usual = honest(tier, f"before {attack.name}")
+    if problem:
+        return problem
     secret = "secret-" + secrets.token_hex(8) if attack.kind == "cheat" else "breached"
     test = CallTest("solve", (3,), secret)
     with Session(tier, attack.source, LIMITS) as session:
@@ -145,12 +161,9 @@ def outcome(tier: Tier, attack: Attack) -> str:
             result = session.call("solve", (3,))
             if passes(test, Behaviour(result.status, result.value)):
                 return f"{attack.name} passes its {which} test"
-    started = time.monotonic()
-    with Session(tier, "def solve(x):\n    return x + 1\n", LIMITS) as session:
-        result = session.call("solve", (3,))
-    if (result.status, result.value) != ("ok", 4):
-        return f"after {attack.name} an honest program gets {result}"
-    return f"after {attack.name} an honest program takes long" if time.monotonic() - started > 10 else ""
+    problem, seconds = honest(tier, f"after {attack.name}")
+    slow = f"after {attack.name} an honest program takes {seconds:.1f} s instead of {usual:.1f} s"
+    return problem or (slow if seconds > SLOWER * usual + GRACE else "")
 
 
 def _traces() -> dict[str, Any]:
@@ -220,6 +233,34 @@ def test_no_program_beats_any_sandbox(name: str, attack: Attack, nothing_left: N
 @pytest.mark.parametrize("attack", [pytest.param(a, id=a.name) for a in ATTACKS[::CONTAINED]])
 def test_no_program_beats_a_container(attack: Attack, nothing_left: None) -> None:
     assert outcome(_usable("docker"), attack) == ""
+
+
+class Held:
+    """A tier whose third sandbox waits: the honest program and the attack before it start at once. :func:`outcome` must notice."""
+
+    name = "held"
+
+    def __init__(self, tier: Tier) -> None:
+        self.tier = tier
+        self.starts: list[float] = []
+
+    def missing(self) -> str:
+        return self.tier.missing()
+
+    def start(self) -> Started:
+        self.starts.append(time.monotonic())
+        if len(self.starts) == 3:
+            time.sleep(SLOWER * (self.starts[1] - self.starts[0]) + GRACE)  # from start to start is no less than what the first one took
+        return self.tier.start()
+
+    def close(self) -> None:
+        self.tier.close()
+
+
+def test_a_program_that_slows_the_next_one_is_noticed(automatic: Tier) -> None:
+    wrong = Attack("nothing", "reach", "def solve(x):\n    return x\n")
+    assert outcome(automatic, wrong) == ""
+    assert re.fullmatch(r"after nothing an honest program takes [\d.]+ s instead of [\d.]+ s", outcome(Held(automatic), wrong))
 
 
 ORPHAN = """

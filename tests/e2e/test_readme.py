@@ -24,17 +24,26 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return BLOCK.findall((ROOT / page).read_text())
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
-def test_marked_commands_run_as_written(page: str, tmp_path: pathlib.Path) -> None:
+MARKED = [
+    pytest.param(*block, id=f"{page}-{number}") for page in ("README.md", "CONTRIBUTING.md") for number, block in enumerate(blocks(page))
+]
+
+
+@pytest.mark.parametrize("language, code", MARKED)
+def test_marked_commands_run_as_written(language: str, code: str, tmp_path: pathlib.Path) -> None:
     if local_path("tiny") is None:
         pytest.skip("requires tiny: the embedded policy is not in this checkout")
     environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    found = blocks(page)
-    assert found
-    for language, code in found:
-        command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    command = ["bash", "-euo", "pipefail", "-c", code] if language == "bash" else [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+def test_the_first_minute_and_a_new_world_are_among_the_marked_commands() -> None:
+    readme, guide = ("".join(code for _, code in blocks(page)) for page in ("README.md", "CONTRIBUTING.md"))
+    for command in ("sdgym train", "sdgym report", "sdgym eval", "sdgym envs new", "sdgym envs check", "pytest -q", "sdgym.make"):
+        assert command in readme, command
+    assert "sdgym envs new" in guide and "sdgym algos new" in guide
 
 
 def sdgym_lines() -> list[tuple[str, str]]:
