@@ -17,7 +17,7 @@ from typing import Any
 
 from sdgym.errors import PolicyError, RunFolderError, UnknownNameError
 
-EMBEDDED = ("tiny", "tiny-b", "tiny-c", "tiny-weak", "tiny-expert")
+EMBEDDED = ("tiny", "tiny-b", "tiny-c", "tiny-weak", "tiny-expert", "tiny-four")
 _ASSETS = Path(__file__).parent / "assets"
 
 

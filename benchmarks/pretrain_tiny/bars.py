@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import pathlib
 from collections.abc import Sequence
@@ -18,12 +19,17 @@ import numpy as np
 
 from sdgym.algos.conditioning.frames import feedback_text, filler, section, with_block
 from sdgym.benchmarks.pretrain_tiny.data import run_attempt
+from sdgym.benchmarks.pretrain_tiny.train import Recipe
 from sdgym.core import Message, Task
 from sdgym.generation.base import Request, SamplingParams
 from sdgym.generation.torch_sampler import TorchSampler
+from sdgym.model_store import local_path
 from sdgym.policy import Policy
 from sdgym.seeding import derive, generator
 from sdgym.text_env import TextEnv
+
+DEFAULT_TOKENS = 24
+"""Of an action, where the environment states no ceiling: what level "tiny" has everywhere."""
 
 
 @dataclasses.dataclass
@@ -50,27 +56,71 @@ class Bars:
     blocks: dict[str, float]
 
 
+Actions = tuple[str, ...]
+"""One attempt: an action per turn."""
+
+
+@dataclasses.dataclass
+class _Episode:
+    """An attempt under way: what the policy has read and written (``ids``), the chat it belongs to, the actions so far."""
+
+    ids: np.ndarray
+    chat: list[Message]
+    actions: Actions = ()
+
+
 def generate(
-    policy: Policy, chats: Sequence[Sequence[Message]], count: int, temperature: float, seed: int, limit: int = 24
-) -> list[list[str]]:
-    """Return ``count`` answers to each chat."""
-    sampler = TorchSampler(policy, slots=256)
-    sampling = SamplingParams(temperature=temperature, max_tokens=limit)
-    answers: list[list[str]] = [[""] * count for _ in chats]
-    for i, chat in enumerate(chats):
-        prompt = policy.chat.prompt_ids(list(chat))
-        for k in range(count):
-            number = i * count + k
-            sampler.submit(Request(number, number, prompt, derive(seed, "bars", i, k), sampling))
-    while sampler.pending:
-        for sample in sampler.tick():
-            answers[sample.request_id // count][sample.request_id % count] = policy.chat.decode_action(sample.ids)
-    return answers
+    policy: Policy,
+    env: TextEnv,
+    tasks: Sequence[Task],
+    chats: Sequence[Sequence[Message]],
+    count: int,
+    temperature: float,
+    seed: int,
+) -> list[list[Actions]]:
+    """Return ``count`` attempts at each task whose chat begins as ``chats`` says; later turns read what the environment answers."""
+    sampling = SamplingParams(temperature=temperature, max_tokens=env.max_action_tokens.get(env.level, DEFAULT_TOKENS))
+    prompts = [policy.chat.prompt_ids(list(chat)) for chat in chats]
+    episodes = [_Episode(prompt, list(chat)) for prompt, chat in zip(prompts, chats, strict=True) for _ in range(count)]
+    going = list(range(len(episodes)))
+    for turn in itertools.count():
+        if not going:
+            break
+        sampler = TorchSampler(policy, slots=256)
+        for number in going:
+            noise = (number // count, number % count) if turn == 0 else (number // count, number % count, turn)
+            sampler.submit(Request(number, number, episodes[number].ids, derive(seed, "bars", *noise), sampling))
+        written: dict[int, np.ndarray] = {}
+        while sampler.pending:
+            written.update({sample.request_id: sample.ids for sample in sampler.tick()})
+        going = [n for n in going if _goes_on(policy, env, tasks[n // count], episodes[n], written[n], sampling.max_tokens)]
+    return [[e.actions for e in episodes[i * count : (i + 1) * count]] for i in range(len(chats))]
 
 
-def rate(env: TextEnv, tasks: Sequence[Task], answers: Sequence[Sequence[str]]) -> np.ndarray:
-    """Return ``[P]``: the share of successful answers per task."""
-    return np.array([np.mean([run_attempt(env, task, [a])[0] for a in found]) for task, found in zip(tasks, answers, strict=True)])
+def _goes_on(policy: Policy, env: TextEnv, task: Task, episode: _Episode, ids: Sequence[int] | np.ndarray, limit: int) -> bool:
+    """Add an action to an episode and, if another turn follows that has room, what the environment answers; return whether one does."""
+    action = policy.chat.decode_action(ids)
+    episode.actions = (*episode.actions, action)
+    if len(episode.actions) == env.max_turns:
+        return False
+    observations = run_attempt(env, task, episode.actions)[1]
+    if len(observations) < len(episode.actions):
+        return False
+    new: list[Message] = [{"role": "user", "content": observations[-1]}]
+    episode.chat.append({"role": "assistant", "content": action})
+    ended = len(ids) > 0 and int(ids[-1]) in policy.chat.end_ids
+    tail = policy.chat.continuation_ids(episode.chat, new, ended)
+    episode.chat += new
+    if tail is None:  # the template rewrites what came before
+        episode.ids = policy.chat.prompt_ids(episode.chat)
+    else:
+        episode.ids = np.concatenate([episode.ids, np.asarray(ids, np.int64), tail])
+    return len(episode.ids) + limit <= policy.context_limit
+
+
+def rate(env: TextEnv, tasks: Sequence[Task], attempts: Sequence[Sequence[Actions]]) -> np.ndarray:
+    """Return ``[P]``: the share of successful attempts per task."""
+    return np.array([np.mean([run_attempt(env, task, a)[0] for a in found]) for task, found in zip(tasks, attempts, strict=True)])
 
 
 KINDS = ("reference", "feedback", "outcome", "empty", "filler", "mismatched_reference", "mismatched_feedback")
@@ -90,7 +140,7 @@ def measure(
     """Measure the bars on ``count`` tasks of split ``test``: ``samples`` plain attempts per task, ``block_samples`` under each block."""
     tasks = list(env.tasks("test", seed, count))
     chats = [list(t.messages) for t in tasks]
-    answers = generate(policy, chats, samples, 1.0, seed)
+    answers = generate(policy, env, tasks, chats, samples, 1.0, seed)
     plain = rate(env, tasks, answers)
     failures = _failures(env, tasks, answers)
     kept = [i for i, failed in enumerate(failures) if failed is not None]
@@ -99,7 +149,7 @@ def measure(
         tasks=count,
         samples=samples,
         plain=float(plain.mean()),
-        greedy=float(rate(env, tasks, generate(policy, chats, 1, 0.0, seed)).mean()),
+        greedy=float(rate(env, tasks, generate(policy, env, tasks, chats, 1, 0.0, seed)).mean()),
         majority=float(rate(env, tasks, [[max(sorted(set(found)), key=found.count)] for found in answers]).mean()),
         band=float(((plain > 0.05) & (plain < 0.95)).mean()),
         failed_plain=float(plain[kept].mean()),
@@ -112,9 +162,10 @@ def measure(
         chosen = [i for i, text in enumerate(told) if text is not None]
         for pool in pools:
             framed = [_framed(tasks[i], told[i], i, pool) for i in chosen]
-            found = generate(policy, framed, block_samples, 1.0, derive(seed, kind, pool) >> 17)
+            about = [tasks[i] for i in chosen]
+            found = generate(policy, env, about, framed, block_samples, 1.0, derive(seed, kind, pool) >> 17)
             name = kind if pool == "trained" else f"{kind}/{pool}"
-            result.blocks[name] = float(rate(env, [tasks[i] for i in chosen], found).mean())
+            result.blocks[name] = float(rate(env, about, found).mean())
     return result
 
 
@@ -146,13 +197,13 @@ def _framed(task: Task, told: tuple[str, str] | None, index: int, pool: str) -> 
     return with_block(task.messages, [section(told[0], told[1], index, pool)], index, pool)
 
 
-def _failures(env: TextEnv, tasks: Sequence[Task], answers: Sequence[Sequence[str]]) -> list[str | None]:
+def _failures(env: TextEnv, tasks: Sequence[Task], attempts: Sequence[Sequence[Actions]]) -> list[str | None]:
     """Return the feedback on each task's first failed attempt of the policy, or None if none failed."""
     found: list[str | None] = []
-    for task, texts in zip(tasks, answers, strict=True):
+    for task, tried in zip(tasks, attempts, strict=True):
         said = None
-        for text in texts:
-            success, _, feedback = run_attempt(env, task, [text])
+        for actions in tried:
+            success, _, feedback = run_attempt(env, task, actions)
             if not success:
                 said = feedback_text(feedback)
                 break
@@ -160,17 +211,27 @@ def _failures(env: TextEnv, tasks: Sequence[Task], answers: Sequence[Sequence[st
     return found
 
 
-def _format_errors(env: TextEnv, tasks: Sequence[Task], answers: Sequence[Sequence[str]]) -> float:
+def _format_errors(env: TextEnv, tasks: Sequence[Task], attempts: Sequence[Sequence[Actions]]) -> float:
+    """Return the share of attempts with an action that could not be understood."""
     wrong = 0
-    for task, texts in zip(tasks, answers, strict=True):
-        for text in texts:
+    for task, tried in zip(tasks, attempts, strict=True):
+        for actions in tried:
             env.reset(options={"task": task})
-            wrong += env.step(text)[4]["valid_action"] == 0.0
-    return wrong / sum(len(t) for t in answers)
+            wrong += any(env.step(action)[4]["valid_action"] == 0.0 for action in actions)
+    return wrong / sum(len(tried) for tried in attempts)
+
+
+def worlds_of(model: str) -> list[str]:
+    """Return the environments that ``model`` was pre-trained on, as its recipe says; those of ``tiny`` where it has none."""
+    folder = local_path(model)
+    told = folder / "recipe.json" if folder is not None else None
+    if told is None or not told.is_file():
+        return [env_id for env_id, _, _ in Recipe().envs]
+    return [env[0] for env in json.loads(told.read_text(encoding="utf-8"))["envs"]]
 
 
 def main() -> None:
-    """Measure a policy on both worlds and print or save the bars."""
+    """Measure a policy on the worlds of its recipe, or on those that are named, and print or save the bars."""
     import gymnasium
 
     import sdgym.envs  # noqa: F401
@@ -183,7 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     policy = Policy.load(options.model, threads=1)
     results = []
-    for env_id in options.env or ["sdgym/Math-v0", "sdgym/Sokoban-v0"]:
+    for env_id in options.env or worlds_of(options.model):
         env: TextEnv = gymnasium.make(env_id, level="tiny", split="test").unwrapped  # type: ignore[assignment]
         bars = dataclasses.asdict(measure(policy, env, options.tasks))
         results.append(bars)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
+import json
 from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -34,3 +37,46 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token=PAD, eos_token=END, chat_template=CHAT_TEMPLATE, clean_up_tokenization_spaces=False
     )
+
+
+def extend_tokenizer(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Return ``tokenizer`` with merges learnt from ``texts`` added behind its own, up to ``vocab_size`` tokens.
+
+    Every old token keeps its id, and whatever was one token stays one, so that the weights of a policy that knows
+    the old tokens go on meaning what they meant. Fewer tokens than asked for where the texts have nothing left to merge.
+    """
+    core = json.loads(tokenizer.backend_tokenizer.to_str())
+    vocab, merges = core["model"]["vocab"], core["model"]["merges"]
+    pieces: collections.Counter[str] = collections.Counter()
+    for text in texts:
+        pieces.update(piece for piece, _ in tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text))
+    words = {piece: [token.value for token in tokenizer.backend_tokenizer.model.tokenize(piece)] for piece in pieces}
+    while len(vocab) < vocab_size:
+        pairs: collections.Counter[tuple[str, str]] = collections.Counter()
+        for piece, tokens in words.items():
+            for pair in itertools.pairwise(tokens):
+                pairs[pair] += pieces[piece]
+        if not pairs:
+            break
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merges.append(list(best))
+        vocab.setdefault("".join(best), len(vocab))
+        words = {piece: _merged(tokens, best) for piece, tokens in words.items()}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(core)),
+        pad_token=PAD,
+        eos_token=END,
+        chat_template=tokenizer.chat_template,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _merged(tokens: list[str], pair: tuple[str, str]) -> list[str]:
+    """Return ``tokens`` with each occurrence of ``pair``, from the left, as one."""
+    merged: list[str] = []
+    for token in tokens:
+        if merged and (merged[-1], token) == pair:
+            merged[-1] += token
+        else:
+            merged.append(token)
+    return merged

@@ -13,7 +13,7 @@ import json
 import pathlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, Example, block_about, drawn_tasks, examples, framed_messages
-from sdgym.benchmarks.pretrain_tiny.tokenizer import train_tokenizer
+from sdgym.benchmarks.pretrain_tiny.tokenizer import extend_tokenizer, train_tokenizer
 from sdgym.chat import ChatFormat
 from sdgym.errors import ConfigError, UnknownNameError
 from sdgym.packing import PackedBatch, pack
@@ -73,7 +73,8 @@ class Recipe:
         level: of every environment.
         stages: what is learnt when.
         informed: see :func:`sdgym.benchmarks.pretrain_tiny.data.examples`.
-        start: a policy whose weights and tokenizer the first step starts from; None means new ones. Its size must be the recipe's.
+        start: a policy whose weights and tokenizer the first step starts from; None means new ones. Its size must be the recipe's,
+            except that ``vocab`` may be larger: the tokenizer is then extended to it.
     """
 
     name: str = "tiny"
@@ -116,9 +117,22 @@ class Recipe:
 EXPERT = Recipe("tiny-expert", seed=4, start="tiny", stages=(Stage(240, study=1.0, study_until=1.0, peak=0.5),))
 """``tiny`` after studying solved tasks, without a novice's mistakes: a stronger teacher with the same tokenizer."""
 
+FOUR = Recipe(
+    "tiny-four",
+    seed=5,
+    envs=(("sdgym/Math-v0", {}, 0.15), ("sdgym/Sokoban-v0", {}, 0.15), ("sdgym/Code-v0", {}, 0.35), ("sdgym/ToolWorld-v0", {}, 0.35)),
+    vocab=1024,
+    start="tiny",
+    stages=(
+        Stage(700, study=0.75, study_until=0.4, peak=0.7, warmup=0.1),  # slowly: its loss begins above that of a guess
+        Stage(1200, reading=True, shares=(0.2, 0.15, 0.35, 0.3), peak=0.7, decay=0.5),
+    ),
+)
+"""``tiny``, gone on to learn programs and calls as well: four worlds, and words for all of them in its tokenizer."""
+
 RECIPES = {
     recipe.name: recipe
-    for recipe in (Recipe(), Recipe("tiny-b", seed=1), Recipe("tiny-c", seed=2), Recipe("tiny-weak", seed=3, informed=0.25), EXPERT)
+    for recipe in (Recipe(), Recipe("tiny-b", seed=1), Recipe("tiny-c", seed=2), Recipe("tiny-weak", seed=3, informed=0.25), EXPERT, FOUR)
 }
 """The embedded policies. ``tiny-weak`` saw a quarter as much true information: weak in-context lift."""
 
@@ -270,13 +284,35 @@ def _beginning(recipe: Recipe, words: pathlib.Path) -> tuple[PreTrainedTokenizer
     """Return tokenizer (kept in ``words``) and model before the first step."""
     start = None if recipe.start is None else Policy.load(recipe.start, threads=recipe.threads)
     if not words.exists():
-        made = train_tokenizer(corpus(make_envs(recipe), recipe.seed), recipe.vocab) if start is None else start.tokenizer
-        made.save_pretrained(words)
+        _first_tokenizer(recipe, start).save_pretrained(words)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(words)
     model = new_model(recipe, tokenizer)
     if start is not None:
-        model.load_state_dict(start.model.state_dict())
+        model.load_state_dict(start.model.state_dict() if len(tokenizer) == len(start.tokenizer) else grown(start, tokenizer))
     return tokenizer, model
+
+
+def _first_tokenizer(recipe: Recipe, start: Policy | None) -> PreTrainedTokenizerFast:
+    if start is None:
+        return train_tokenizer(corpus(make_envs(recipe), recipe.seed), recipe.vocab)
+    old = cast(PreTrainedTokenizerFast, start.tokenizer)
+    return old if recipe.vocab <= len(old) else extend_tokenizer(old, corpus(make_envs(recipe), recipe.seed), recipe.vocab)
+
+
+def grown(start: Policy, tokenizer: PreTrainedTokenizerFast) -> dict[str, torch.Tensor]:
+    """Return the weights of ``start`` with a row in its (tied) embedding for each token that ``tokenizer`` has beyond its own.
+
+    A new token begins as the mean of the old tokens that it replaces. Rows that pad the vocabulary to a multiple of 8 are zero.
+    """
+    state = dict(start.model.state_dict())
+    (name,) = (key for key in state if key.endswith("embed_tokens.weight"))
+    old, known = state[name].float(), len(start.tokenizer)
+    table = torch.zeros(-(-len(tokenizer) // 8) * 8, old.shape[1])
+    table[:known] = old[:known]
+    for token in range(known, len(tokenizer)):
+        parts = start.tokenizer(tokenizer.decode([token]), add_special_tokens=False).input_ids
+        table[token] = old[parts].mean(0)
+    return {key: table if key in (name, "lm_head.weight") else value for key, value in state.items()}
 
 
 def pretrain(recipe: Recipe, out: pathlib.Path, work: pathlib.Path, save_every: int = 100) -> None:

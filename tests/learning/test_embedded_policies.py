@@ -6,24 +6,28 @@ the same); weights that clear it turn the test red until the entry is removed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
 
 from sdgym.benchmarks.pretrain_tiny.bars import KINDS, Bars, measure
+from sdgym.model_store import local_path
 from sdgym.policy import Policy
 from sdgym.session import make_env
+from sdgym.verifiers.sandbox import sandbox_available
 
-MATH, SOKOBAN = "sdgym/Math-v0", "sdgym/Sokoban-v0"
-WORLDS = (MATH, SOKOBAN)
+MATH, SOKOBAN, CODE, TOOLS = "sdgym/Math-v0", "sdgym/Sokoban-v0", "sdgym/Code-v0", "sdgym/ToolWorld-v0"
+FOUR = [("tiny-four", world) for world in (MATH, SOKOBAN, CODE, TOOLS)]
+JUDGED = [("tiny", MATH), ("tiny", SOKOBAN), *(FOUR if local_path("tiny-four") is not None else [])]
 NEUTRAL = ("empty", "filler", "mismatched_reference", "mismatched_feedback")
 MISSED = {
-    (MATH, "reference"): "0.80 of tasks with the reference, 0.90 wanted: pre-training ended too early",
-    (SOKOBAN, "greedy"): "0.63 greedy, at most 0.50 wanted",
-    (SOKOBAN, "feedback"): "about 9 points of lift from feedback, 10 wanted",
-    (MATH, "neutral"): "mismatched feedback +6 points, 3 allowed",
-    (SOKOBAN, "neutral"): "mismatched feedback +6 points, 3 allowed",
-    (MATH, "wordings"): "the reference in new wordings loses 7 points, 5 allowed",
+    ("tiny", MATH, "reference"): "0.80 of tasks with the reference, 0.90 wanted: pre-training ended too early",
+    ("tiny", SOKOBAN, "greedy"): "0.63 greedy, at most 0.50 wanted",
+    ("tiny", SOKOBAN, "feedback"): "about 9 points of lift from feedback, 10 wanted",
+    ("tiny", MATH, "neutral"): "mismatched feedback +6 points, 3 allowed",
+    ("tiny", SOKOBAN, "neutral"): "mismatched feedback +6 points, 3 allowed",
+    ("tiny", MATH, "wordings"): "the reference in new wordings loses 7 points, 5 allowed",
 }
 
 FAST: dict[str, Callable[[Bars], bool]] = {
@@ -49,43 +53,35 @@ def wordings(b: Bars) -> bool:
 FULL: dict[str, Callable[[Bars], bool]] = {"neutral": neutral, "band": lambda b: b.band >= 0.5, "wordings": wordings}
 
 
-@pytest.fixture(scope="module")
-def quick_bars() -> dict[str, Bars]:
-    return {
-        world: measure(
-            Policy.load("tiny", threads=1),
-            make_env(world, level="tiny", split="test").unwrapped,
-            samples=8,
-            block_samples=4,
-            kinds=("reference", "feedback"),
-            pools=("trained",),
-        )
-        for world in WORLDS
-    }
+@functools.cache
+def quick_bars(policy: str, world: str) -> Bars:
+    """Return what the fast lane measures."""
+    env = make_env(world, level="tiny", split="test").unwrapped
+    return measure(Policy.load(policy, threads=1), env, samples=8, block_samples=4, kinds=("reference", "feedback"), pools=("trained",))
 
 
-@pytest.fixture(scope="module")
-def full_bars() -> dict[str, Bars]:
-    return {
-        world: measure(Policy.load("tiny", threads=1), make_env(world, level="tiny", split="test").unwrapped, samples=16, block_samples=8)
-        for world in WORLDS
-    }
+@functools.cache
+def full_bars(policy: str, world: str) -> Bars:
+    """Return everything, with twice the samples."""
+    return measure(Policy.load(policy, threads=1), make_env(world, level="tiny", split="test").unwrapped, samples=16, block_samples=8)
 
 
-def expect(request: pytest.FixtureRequest, world: str, name: str) -> None:
-    """Mark the running test as a strict expected failure if the bar is known to be missed."""
-    if reason := MISSED.get((world, name)):
+def expect(request: pytest.FixtureRequest, policy: str, world: str, name: str) -> None:
+    """Skip where nothing confines programs; make the test a strict expected failure if its bar is known to be missed."""
+    if world == CODE and not sandbox_available()[0]:
+        pytest.skip(f"sandbox: {sandbox_available()[1]}")
+    if reason := MISSED.get((policy, world, name)):
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(("policy", "world"), JUDGED)
 @pytest.mark.parametrize("name", FAST)
-def test_bar(request: pytest.FixtureRequest, quick_bars: dict[str, Bars], world: str, name: str) -> None:
-    expect(request, world, name)
-    assert FAST[name](quick_bars[world]), quick_bars[world]
+def test_bar(request: pytest.FixtureRequest, policy: str, world: str, name: str) -> None:
+    expect(request, policy, world, name)
+    assert FAST[name](quick_bars(policy, world)), quick_bars(policy, world)
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", (MATH, SOKOBAN))
 def test_the_expert_is_a_stronger_teacher_than_its_student_may_be(world: str) -> None:
     env = make_env(world, level="tiny", split="test").unwrapped
     assert measure(Policy.load("tiny-expert", threads=1), env, count=200, samples=2, kinds=()).plain >= 0.5  # a student's upper bar
@@ -93,8 +89,8 @@ def test_the_expert_is_a_stronger_teacher_than_its_student_may_be(world: str) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(("policy", "world"), JUDGED)
 @pytest.mark.parametrize("name", FULL)
-def test_bar_in_full(request: pytest.FixtureRequest, full_bars: dict[str, Bars], world: str, name: str) -> None:
-    expect(request, world, name)
-    assert FULL[name](full_bars[world]), full_bars[world]
+def test_bar_in_full(request: pytest.FixtureRequest, policy: str, world: str, name: str) -> None:
+    expect(request, policy, world, name)
+    assert FULL[name](full_bars(policy, world)), full_bars(policy, world)
