@@ -61,9 +61,9 @@ def test_an_extended_tokenizer_keeps_every_old_token(tiny: Policy, longer: PreTr
     assert [len(longer(word).input_ids) for word in ("def", " return", "approve")] == [1, 1, 1]
     assert [len(tiny.tokenizer(word).input_ids) for word in ("def", " return", "approve")] == [2, 4, 5]
     for token_id in range(len(before)):  # what was one token stays one, so the weights that know it are still right
-        text = tiny.tokenizer.decode([token_id])
-        if tiny.tokenizer(text).input_ids == [token_id]:
-            assert longer(text).input_ids == [token_id]
+        piece = str(tiny.tokenizer.decode([token_id]))
+        if tiny.tokenizer(piece).input_ids == [token_id]:
+            assert longer(piece).input_ids == [token_id]
     again = extended(tiny)
     assert again.get_vocab() == after and again.chat_template == tiny.tokenizer.chat_template
 
