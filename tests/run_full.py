@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 
-from sdgym.benchmarks.endurance.record import commit
+from sdgym.benchmarks.speed.machine import commit
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULT = ROOT / "runs" / "test-full" / "result.json"

@@ -5,27 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
-import subprocess
 import time
 from collections.abc import Mapping
 from typing import Any
 
-import sdgym
-from sdgym.benchmarks.speed.machine import machine
+from sdgym.benchmarks.speed.machine import commit, machine
 from sdgym.files import replace_file
 
-ROOT = pathlib.Path(sdgym.__file__).resolve().parents[1]
 OUT = pathlib.Path("runs/endurance")
-
-
-def commit(root: pathlib.Path = ROOT) -> str:
-    """Return the checkout's commit, with ``+changes`` where the tree differs from it; ``unknown`` outside of a checkout."""
-    try:
-        name = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{name}+changes" if changed else name
 
 
 class Record:

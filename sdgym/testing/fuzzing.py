@@ -86,6 +86,7 @@ def _program(text: str) -> bool:
 
 @functools.cache
 def _golds() -> tuple[Any, ...]:
+    """Return golds from which every seed differs in four digits or more: a mutation that changes one to the gold would be right to earn."""
     from sdgym.verifiers.math_gold import Gold
 
     values = {
@@ -188,7 +189,7 @@ TARGETS: Mapping[str, Target] = {
     "moves": Target(_moves, ("<answer>Up Down || L</answer>", "</think>uurrdd")),
     "calls": Target(_calls, ('<tool_call>{"name": "mail.show", "arguments": {"id": 7}}</tool_call>', '[{"tool": "a.b", "args": {"x": [1]}}]')),
     "program": Target(_program, ("<think>a</think>\n```python\ndef f():\n    return 1\n```", "~~~py\nx\n~~~")),
-    "answer": Target(_answer, ("so \\boxed{\\frac{317}{92}}", "<think>1</think>\\boxed{[113,218)}", "\\boxed{x^2+517x+632}", "\\boxed{\\{1,2\\}}")),
+    "answer": Target(_answer, ("so \\boxed{\\frac{328}{45}}", "<think>1</think>\\boxed{[142,286)}", "\\boxed{x^2+582x+674}", "\\boxed{\\{1,2\\}}")),
     "setting": Target(_setting, ("optimizer.lr=1e-3", "env.level=tiny", "algo={name: sdpo, epochs: 2}")),
     "config": Target(_config, ("algo: {name: sdpo}\nsteps: 3\neval: {tasks: 2}\n", "steps: [1, {a: b}]"), slow=True),
     "problems": Target(_problems, ('{"problem": "1+1?", "answer": "2"}\n{"question": "x", "answer": "\\\\boxed{3/4}"}',), slow=True),
