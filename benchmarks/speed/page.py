@@ -8,7 +8,6 @@ A record is what a benchmark of this folder left with ``--out benchmarks/results
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +37,7 @@ class Line(NamedTuple):
     @property
     def met(self) -> bool:
         """Whether the number is on the right side of its bar."""
-        return (operator.ge if self.side == "≥" else operator.le)(self.value, self.bar)
+        return self.value >= self.bar if self.side == "≥" else self.value <= self.bar
 
 
 def rollout(record: Mapping[str, Any]) -> Iterator[Line]:
