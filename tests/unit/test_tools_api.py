@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import statistics
 import time
+from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
@@ -260,16 +262,19 @@ def test_no_argument_can_break_an_api(app: str, hand: Hand) -> None:
 
 
 def test_reading_one_row_is_quick(hand: Hand) -> None:
-    """0.05 ms wanted, in the best fifty of two thousand (0.02 measured): the others tell how busy the machine is."""
+    """At most six times what the standard library takes to write and read a small record as JSON, in turn: 0.05 ms where that takes 0.0085."""
     hand.episode.signed_in = True
     number = hand.episode.db.scalar("SELECT id FROM mail_message")
-    best = float("inf")
-    for _ in range(40):
+    record = {"id": number, "text": "a" * 50, "sums": list(range(10))}
+
+    def seconds(work: Callable[[], object]) -> float:
         started = time.process_time()
         for _ in range(50):
-            hand("mail.show", id=number)
-        best = min(best, (time.process_time() - started) / 50)
-    assert best <= 0.05e-3
+            work()
+        return time.process_time() - started
+
+    ratios = [seconds(lambda: hand("mail.show", id=number)) / seconds(lambda: json.loads(json.dumps(record))) for _ in range(40)]
+    assert statistics.median(ratios) <= 6
 
 
 def test_a_write_before_a_refusal_is_undone_and_later_writes_are_logged() -> None:
