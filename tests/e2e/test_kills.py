@@ -8,23 +8,13 @@ from typing import Any
 
 import pytest
 
-from sdgym.benchmarks.endurance.kills import differences, kills
+from sdgym.benchmarks.endurance.kills import METHODS, SETTINGS, differences, kills
 from sdgym.benchmarks.endurance.record import Record
 from sdgym.testing.killing import PLACES, Zygote, run_contents
-from sdgym.testing_engine import LETTERS_ID
 from sdgym.testing_policy import random_policy
 
-SETTINGS: dict[str, Any] = {
-    "tasks_per_step": 2,
-    "group_size": 3,
-    "threads": 1,
-    "max_live": 8,
-    "optimizer": {"lr": 2e-3, "schedule": "cosine"},
-    "checkpoint": {"every": 2, "keep": 2},
-    "env": {"id": LETTERS_ID, "turns": 2},
-    "algo": {"name": "sdpo", "teacher": "ema", "teacher_rate": 0.2, "epochs": 2, "minibatches": 2},
-}
-FAST = {**SETTINGS, "steps": 4, "eval": {"every": 0, "tasks": 2, "samples": 1, "test_tasks": 2}}
+SHORT: dict[str, Any] = {"steps": 4, "eval": {"every": 0, "tasks": 2, "samples": 1, "test_tasks": 2}, "report": False}
+FAST = {**SETTINGS, **METHODS["sdpo"], **SHORT}
 
 
 @pytest.fixture(scope="module")
