@@ -122,10 +122,11 @@ FOUR = Recipe(
     seed=5,
     envs=(("sdgym/Math-v0", {}, 0.15), ("sdgym/Sokoban-v0", {}, 0.15), ("sdgym/Code-v0", {}, 0.35), ("sdgym/ToolWorld-v0", {}, 0.35)),
     vocab=1024,
+    batch=112,
     start="tiny",
     stages=(
-        Stage(700, study=0.75, study_until=0.4, peak=0.7, warmup=0.1),  # slowly: its loss begins above that of a guess
-        Stage(1200, reading=True, shares=(0.2, 0.15, 0.35, 0.3), peak=0.7, decay=0.5),
+        Stage(600, study=0.75, study_until=0.4, peak=0.7, warmup=0.1),  # slowly: its loss begins above that of a guess
+        Stage(800, reading=True, shares=(0.2, 0.15, 0.35, 0.3), peak=0.7, decay=0.5),
     ),
 )
 """``tiny``, gone on to learn programs and calls as well: four worlds, and words for all of them in its tokenizer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib.util
 import json
@@ -152,14 +153,13 @@ def untied(name: str, folder: pathlib.Path) -> str:
     return str(folder)
 
 
-@pytest.fixture(params=["tiny", "smollm2-135m"])
-def server(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[str]:
-    if local_path(request.param) is None:
-        pytest.skip(f"the model {request.param} is not here (sdgym model fetch {request.param})")
+@contextlib.contextmanager
+def serving(model: str, tmp_path: pathlib.Path) -> Iterator[str]:
+    """A real server of a model's copy in ``tmp_path / "model"``; its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    folder = untied(request.param, tmp_path / "model")
+    folder = untied(model, tmp_path / "model")
     command = [
         sys.executable,
         "-m",
@@ -193,11 +193,65 @@ def server(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[s
 @slow
 @needs_vllm
 @pytest.mark.timeout(1800)
-def test_a_server_takes_weights_from_a_folder(server: str, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize("model", ["tiny", "smollm2-135m"])
+def test_a_server_takes_weights_from_a_folder(model: str, tmp_path: pathlib.Path) -> None:
     from sdgym.generation.vllm import VLLMServerSampler
 
-    policy = Policy.load(str(tmp_path / "model"))
-    check_back_end(policy, VLLMServerSampler(policy, lambda: plain_weights(policy.model), server, tmp_path / "weights", slots=8), 1e-3)
+    if local_path(model) is None:
+        pytest.skip(f"the model {model} is not here (sdgym model fetch {model})")
+    with serving(model, tmp_path) as url:
+        policy = Policy.load(str(tmp_path / "model"))
+        check_back_end(policy, VLLMServerSampler(policy, lambda: plain_weights(policy.model), url, tmp_path / "weights", slots=8), 1e-3)
+
+
+def cached_tokens(url: str) -> int:
+    """Prompt tokens that the server says it found in its prefix cache so far."""
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return int(sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("vllm:prefix_cache_hits_total")))
+
+
+@slow
+@needs_vllm
+@pytest.mark.timeout(1800)
+def test_a_second_turn_finds_the_first_in_the_cache(tmp_path: pathlib.Path) -> None:
+    from sdgym.generation.vllm import VLLMServerSampler
+
+    with serving("tiny", tmp_path) as url:
+        policy = Policy.load(str(tmp_path / "model"))
+        sampler = VLLMServerSampler(policy, lambda: plain_weights(policy.model), url, tmp_path / "weights", slots=8)
+        ids = np.arange(9, 9 + 512, dtype=np.int64)
+        sampler.submit(Request(0, 0, ids, 1, GREEDY, keep=True))
+        (first,) = wait(sampler, 1)
+        assert cached_tokens(url) == 0
+        sampler.submit(Request(1, 0, ids[:8], 2, GREEDY, keep=True))
+        (second,) = wait(sampler, 1)
+        assert 384 <= cached_tokens(url) <= 512 + len(first.ids)  # whole blocks (of at most 128 tokens) of what the first turn was
+        whole = np.concatenate([ids, first.ids, ids[:8], second.ids])
+        places = len(whole) - len(second.ids) + np.arange(len(second.ids))
+        ((expected, _),) = score_sequences(policy, [(whole, places)], 1.0, False)
+        np.testing.assert_allclose(second.logprobs, expected, atol=1e-3)  # what was cached says the same as what is computed
+        found = cached_tokens(url)
+        sampler.release(0)
+        sampler.sync_weights()
+        sampler.submit(Request(2, 2, ids, 1, GREEDY))
+        wait(sampler, 1)
+        assert cached_tokens(url) == found  # new weights: nothing of the old ones is used
+
+
+@slow
+@needs_vllm
+@pytest.mark.timeout(1800)
+def test_the_server_as_an_endpoint_is_measured_as_the_policy_itself(tmp_path: pathlib.Path) -> None:
+    import sdgym
+
+    with serving("tiny", tmp_path) as url:
+        there = sdgym.evaluate(f"openai:{url}/v1", "sdgym/Math-v0", episodes=24, samples=1, max_tokens=24)
+    here = sdgym.evaluate("tiny", "sdgym/Math-v0", episodes=24, samples=1, max_tokens=24)
+    greedy = [[(row.task.task_id, row.actions) for row in report.rows[24:]] for report in (there, here)]
+    assert len(greedy[0]) == 24 and greedy[0] == greedy[1]  # the same template, the same texts
+    assert there.greedy == here.greedy > 0
+    assert [row.actions for row in there.rows[:24]] != [row.actions for row in there.rows[24:]]  # the others are sampled
 
 
 def test_the_mismatch_is_corrected_where_nobody_says_otherwise() -> None:
