@@ -1,23 +1,18 @@
-"""The pieces of the sandboxes: the filter's instructions, plain values across the boundary, the runner's limits, the choice of a tier."""
+"""The pieces of the sandboxes: the filter's instructions, and plain values across the boundary."""
 
 from __future__ import annotations
 
 import errno
 import math
 import struct
-import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import sdgym.verifiers.sandbox as sandbox
-from sdgym.errors import ConfigError, UnknownNameError
-from sdgym.verifiers.sandbox import Limits, SandboxError, Session, Tier, attacks, choose, docker, sandbox_available, seccomp
-from sdgym.verifiers.sandbox.base import Started
+from sdgym.verifiers.sandbox import seccomp
 from sdgym.verifiers.sandbox.fence import rights
 from sdgym.verifiers.sandbox.runner import Encoder, Unplain
-from sdgym.verifiers.sandbox.unsafe import Unsafe
 from sdgym.verifiers.sandbox.values import decode, loads, same, same_output
 
 # ---- the filter -------------------------------------------------------------------------------------
@@ -55,6 +50,16 @@ def test_the_filter_refuses_exactly_its_list(machine: str) -> None:
     for number in range(seccomp.NEWEST + 1):
         if number not in conditional:
             assert verdict(number, machine=machine) == (REFUSED if number in listed else ALLOWED), number
+
+
+def test_what_the_oldest_landlock_lacks_is_refused_by_number() -> None:
+    """By the kernel's table for x86-64, not by ours."""
+    processes = {"kill": 62, "tkill": 200, "tgkill": 234, "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311}
+    descriptors = {"pidfd_send_signal": 424, "pidfd_open": 434, "pidfd_getfd": 438}
+    sockets = {"socket": 41, "connect": 42, "bind": 49, "listen": 50, "sendmsg": 46}
+    files = {"truncate": 76, "chmod": 90, "chown": 92, "utimensat": 280, "io_uring_setup": 425}
+    allowed = [name for name, number in {**processes, **descriptors, **sockets, **files}.items() if verdict(number) == ALLOWED]
+    assert allowed == []
 
 
 def test_the_filter_refuses_what_it_does_not_know() -> None:
@@ -192,142 +197,3 @@ def test_printed_text_is_compared_by_lines_or_words() -> None:
     assert not same_output("Yes", "yes")
     assert not same_output("1.0", "1.00")
     assert not same_output("", "x")
-
-
-# ---- sessions and tiers -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tier() -> Tier:
-    available, said = sandbox_available()
-    if not available:
-        pytest.skip(f"sandbox: {said}")
-    return choose()
-
-
-SOURCE = """
-import sys
-state = []
-def echo(*args):
-    return list(args)
-def remember(x):
-    state.append(x)
-    return state
-class Box:
-    def twice(self, x):
-        return [x, x]
-def fail(x):
-    return 1 / x
-def odd():
-    return object()
-def seed():
-    return [hash("a"), list({"b", "a", "c"})]
-def loop():
-    while True:
-        pass
-"""
-
-
-def test_calls_report_values_and_errors(tier: Tier) -> None:
-    with Session(tier, SOURCE, Limits(cpu=1, wall=20.0)) as session:
-        assert session.call("echo", [1, (2,), {"a": {3}}]).value == [1, (2,), {"a": frozenset({3})}]
-        assert session.call("Box.twice", ["x"]).value == ["x", "x"]
-        assert [session.call("remember", [i]).value for i in (1, 2)] == [[1], [2]]  # nothing survives a test
-        failed = session.call("fail", [0])
-        assert (failed.status, failed.error, failed.line) == ("exception", "ZeroDivisionError", 13)
-        assert session.call("nowhere", []).status == "no_entry"
-        assert session.call("odd", []).status == "bad_result"
-        first = session.call("seed", []).value
-        assert session.call("loop", []).status == "timeout"
-        assert session.call("echo", [5]).value == [5]
-    with Session(tier, SOURCE) as session:
-        assert session.call("seed", []).value == first  # one hash seed everywhere
-
-
-def test_scripts_read_and_print(tier: Tier) -> None:
-    fast_input = "import sys\ndata = sys.stdin.buffer.read().split()\nsys.stdout.write(str(sum(map(int, data))))\n"
-    with Session(tier, fast_input) as session:
-        assert session.run("1 2\n" * 50_000).stdout == "150000"
-    threaded = "import threading\nthreading.Thread(target=lambda: print(input())).start()\n"
-    with Session(tier, threaded) as session:
-        assert session.run("ü\n").stdout == "ü\n"
-    with Session(tier, "import sys\nprint(1)\nsys.exit(3)\n") as session:
-        assert (session.run("").status, session.run("").error) == ("exception", "SystemExit")
-    with Session(tier, "print('x' * 3_000_000)\n") as session:
-        assert session.run("").status == "output_limit"
-
-
-@pytest.mark.parametrize(
-    ("source", "line"), [("def f(:\n", 1), ("x = 1\n  y", 2), ("\0", 0), ("(" * 500, 0), ("return 1", 1), ("x = '\ud800'", 0)]
-)
-def test_what_does_not_compile_is_said(tier: Tier, source: str, line: int) -> None:
-    with Session(tier, source) as session:
-        result = session.call("f", [])
-    assert result.status in ("compile_error", "no_entry")
-    assert not line or result.line == line
-
-
-class Flaky(Unsafe):
-    """A tier that starts at the n-th attempt only."""
-
-    def __init__(self, failures: int) -> None:
-        self.failures = failures
-
-    def start(self) -> Started:
-        self.failures -= 1
-        if self.failures >= 0:
-            raise SandboxError("not now")
-        return super().start()
-
-
-def test_a_sandbox_that_does_not_start_is_tried_again_and_then_not_the_programs_fault() -> None:
-    with Session(Flaky(2), SOURCE) as session:
-        assert session.call("echo", [1]).value == [1]
-    with pytest.raises(SandboxError, match="did not start: not now"):
-        Session(Flaky(3), SOURCE)
-
-
-def test_a_program_that_ends_its_sandbox_twice_is_to_blame() -> None:
-    source = "import os, signal\ndef f():\n    os.kill(os.getppid(), signal.SIGKILL)\n    return 1\n"
-    with Session(Unsafe(), source, Limits(wall=2.0)) as session:
-        assert session.call("f", []).status == "killed"
-
-
-def test_the_self_test_tells_a_tier_that_holds_nothing_back() -> None:
-    failed = attacks.breaches(Unsafe())
-    assert {"network", "new_process"} <= set(failed) and not any(name.startswith("works") for name in failed)
-    assert attacks.verdict(Unsafe()).startswith("does not hold: ")
-    assert len(attacks.ATTACKS) >= 12
-
-
-def test_automatic_choice_refuses_where_nothing_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_probe", lambda name: sandbox.Probe(name, "install it"))
-    with pytest.raises(ConfigError, match="bwrap: install it; landlock: install it; docker: install it"):
-        choose()
-    available, reason = sandbox_available()
-    assert not available and "sdgym doctor" in reason
-    with pytest.raises(UnknownNameError, match="did you mean 'bwrap'"):
-        choose("bwarp")
-    assert choose("unsafe").name == "unsafe"
-
-
-def test_the_first_tier_that_holds_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "_probe", lambda name: sandbox.Probe(name, "" if name != "bwrap" else "no"))
-    assert choose().name == "landlock"
-
-
-def test_containers_of_a_process_that_ended_are_recognised() -> None:
-    assert docker.alive(docker.owner())
-    pid, _, started = docker.owner().partition("-")
-    assert not docker.alive(f"{pid}-{int(started) + 1}") and not docker.alive("999999999-1") and not docker.alive("x")
-    hardened = docker.settings()
-    assert hardened["network_mode"] == "none" and hardened["read_only"] and hardened["cap_drop"] == ["ALL"] and hardened["init"]
-    assert "tmpfs" not in hardened and "volumes" not in hardened
-
-
-def test_time_limits_do_not_depend_on_cooperation(tier: Tier) -> None:
-    source = "import time\ndef f():\n    while True:\n        try:\n            time.sleep(60)\n        except BaseException:\n            pass\n"
-    started = time.monotonic()
-    with Session(tier, source, Limits(wall=0.5)) as session:
-        assert session.call("f", []).status == "timeout"
-    assert time.monotonic() - started < 20

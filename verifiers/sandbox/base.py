@@ -72,7 +72,7 @@ class Channel(Protocol):
         """Return exactly ``size`` bytes. Raises SandboxError at the end of the stream, TimeoutError at ``until``."""
 
     def close(self) -> None:
-        """End the sandbox and everything in it, and wait until it is gone. Idempotent."""
+        """End the sandbox and everything in it, and wait until it is gone. Idempotent. Raises SandboxError if it cannot be ended."""
 
 
 class Started(NamedTuple):

@@ -156,9 +156,9 @@ def _remove(container: Any) -> None:
 
     try:
         container.remove(force=True)
-    except docker.errors.APIError as error:
-        if error.status_code not in GONE:
-            raise
+    except (docker.errors.DockerException, OSError) as error:
+        if getattr(error, "status_code", None) not in GONE:
+            raise SandboxError(f"the Docker engine does not remove a container: {_reason(error)}") from error
 
 
 class Docker:

@@ -19,6 +19,10 @@ STARTS = 3
 """How often a sandbox that does not start is tried."""
 
 
+class NotStartedError(SandboxError):
+    """No sandbox starts: whatever runs in it later, nothing of it has run."""
+
+
 class Session:
     """A started sandbox that holds ``source`` and nothing else.
 
@@ -31,23 +35,27 @@ class Session:
         limits: per test.
 
     Raises:
-        SandboxError: the sandbox did not start in three attempts.
+        NotStartedError: the sandbox did not start in three attempts.
     """
 
     def __init__(self, tier: Tier, source: str, limits: Limits | None = None) -> None:
         self.tier, self.limits = tier, limits or Limits()
         self._source = source.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
         self._fresh, self._open = True, False
-        for attempt in range(STARTS):
-            try:
-                self._start()
-                return
-            except (SandboxError, TimeoutError) as error:
-                self.close()
-                if attempt == STARTS - 1:
-                    raise SandboxError(f"the sandbox {tier.name!r} did not start: {error or 'no answer'}") from error
+        self._start()
 
     def _start(self) -> None:
+        """Start a fresh sandbox. Raises NotStartedError after :data:`STARTS` attempts."""
+        for attempt in range(STARTS):
+            try:
+                self._try_start()
+                return
+            except (SandboxError, TimeoutError) as error:
+                self._abandon()
+                if attempt == STARTS - 1:
+                    raise NotStartedError(f"the sandbox {self.tier.name!r} did not start: {error or 'no answer'}") from error
+
+    def _try_start(self) -> None:
         until = time.monotonic() + START
         self._channel, runner, inner = self.tier.start()
         self._open, self._fresh = True, True
@@ -87,7 +95,11 @@ class Session:
         return self._test({"kind": "check", "code": code, "names": list(names), "entry": entry}, answer)
 
     def _test(self, job: dict[str, Any], answer: Answer | None = None) -> Result:
-        """Run one test. A sandbox that breaks under it is replaced and the test tried once more; then the submission is to blame."""
+        """Run one test. A sandbox that breaks under it is replaced and the test tried once more; then the submission is to blame.
+
+        Raises:
+            NotStartedError: there is no other sandbox, be it for this test or for the calls that it asks to be answered.
+        """
         for attempt in range(2):
             until = time.monotonic() + self.limits.wall + GRACE
             try:
@@ -101,8 +113,10 @@ class Session:
                     self._send(dict(answered(said["question"], answer)), until)
                     said = self._receive(until)
                 return _result(said)
+            except NotStartedError:
+                raise
             except (SandboxError, TimeoutError):
-                self.close()
+                self._abandon()
                 if attempt:
                     return Result("killed", said="the sandbox ended")
         raise AssertionError("two attempts return or raise")
@@ -123,8 +137,13 @@ class Session:
         assert isinstance(said, dict)
         return said
 
+    def _abandon(self) -> None:
+        """End a sandbox that broke, as far as it can be ended."""
+        with contextlib.suppress(SandboxError):
+            self.close()
+
     def close(self) -> None:
-        """End the sandbox. Idempotent."""
+        """End the sandbox. Idempotent. Raises SandboxError if it cannot be ended."""
         if self._open:
             self._open = False
             self._channel.close()
