@@ -27,6 +27,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from sdgym.envs.tools.calls import read_value
+from sdgym.envs.tools.native import Written
 from sdgym.envs.tools.tables import Table
 from sdgym.errors import EnvError, suggest
 
@@ -55,6 +57,7 @@ People = Annotated[list[str], Rule(minItems=1, maxItems=20)]
 _FORMATS = {"date": (10, "a day like 2026-05-18"), "date-time": (16, "a time like 2026-05-18 09:00")}
 _TYPES: dict[str, Any] = {"integer": (int,), "number": (int, float), "string": (str,), "boolean": (bool,), "array": (list,)}
 _NOUN = {"integer": "an integer", "number": "a number", "string": "a text", "boolean": "true or false", "array": "a list"}
+_WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 _PLAIN = {int: "integer", float: "number", str: "string", bool: "boolean"}
 
 
@@ -113,14 +116,29 @@ class Api:
                 raise ApiError(400, f"{self.tool} has no argument {name[:40]!r}{suggest(name[:40], self.params)}")
         bound = {}
         for param in self.params.values():
-            if param.name in args and not (args[param.name] is None and not param.required):
-                check(f"{self.tool}: {param.name}", args[param.name], param.schema)
-                bound[param.name] = args[param.name]
+            value = typed(args.get(param.name), param.schema)
+            if param.name in args and not (value is None and not param.required):
+                check(f"{self.tool}: {param.name}", value, param.schema)
+                bound[param.name] = value
             elif param.required:
                 raise ApiError(400, f"{self.tool} needs the argument {param.name!r} ({param.schema['description']})")
             else:
                 bound[param.name] = param.default
         return bound
+
+
+def typed(value: Any, schema: Json) -> Any:
+    """Return a value that was written without a type as what ``schema`` wants, if it can be read so; any other as it is."""
+    if not isinstance(value, Written):
+        return value
+    text, wanted = str(value), schema.get("type")
+    if wanted == "string":
+        return text
+    if text in _WORDS:
+        return _WORDS[text]
+    if wanted is None and not text.startswith("["):  # a number or a text will do: judges read numbers in texts
+        return text
+    return read_value(text)
 
 
 def check(name: str, value: Any, schema: Json) -> None:

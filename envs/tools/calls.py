@@ -6,7 +6,8 @@ Accepted, several in one turn:
 - ``{"mail.show": {"id": 7}}``;
 - ``{"answer": 42}`` for ``supervisor.complete_task``;
 - a list of these, one after another, in a code fence, after other text, or each inside
-  ``<tool_call>…</tool_call>`` as chat templates with native tool calls write them.
+  ``<tool_call>…</tool_call>`` as chat templates with native tool calls write them;
+- the formats of chat templates that do not write JSON (:mod:`sdgym.envs.tools.native`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import json
 import math
 import re
 from typing import Any
+
+from sdgym.envs.tools import native
 
 MAX_CHARS, MAX_DEPTH, MAX_VALUES = 32_000, 12, 100
 COMPLETE = "supervisor.complete_task"
@@ -52,8 +55,8 @@ def parse_calls(action: str, limit: int) -> list[ToolCall]:
     text = _THOUGHT.sub("", action) if "</think>" in action else action
     if len(text) > MAX_CHARS:
         raise CallSyntaxError(f"the action has {len(text)} characters, at most {MAX_CHARS} are read")
-    pieces = _NATIVE.findall(text) or [text]
-    calls = [call for piece in pieces for value in _values(piece) for call in _calls(value)]
+    pieces = _NATIVE.findall(text)
+    calls = [call for piece in pieces or [text] for call in _piece(piece, tagged=bool(pieces))]
     if len(calls) > limit:
         raise CallSyntaxError(f"{len(calls)} calls in one turn, at most {limit} are allowed")
     return calls
@@ -66,6 +69,44 @@ def parse_value(text: str) -> Any:
     if text == "{}":
         return {}
     return _values(text)[0]
+
+
+def read_value(text: str) -> Any:
+    """Return the JSON value that ``text`` is; ``text`` itself where it is none, or too deep or too large."""
+    try:
+        _bound_depth(text, 0)
+        value, end = _DECODER.raw_decode(text)
+    except (ValueError, CallSyntaxError):
+        return text
+    return value if end == len(text) else text
+
+
+def _piece(text: str, tagged: bool) -> list[ToolCall]:
+    """Return the calls in ``text``, in whichever format begins first; what turns out to be no list of calls was prose."""
+    found = _OPENING.search(text)
+    start, other = found.start() if found else len(text), native.begins(text)
+    try:
+        if tagged and (native.KEY in text[:start] or native.is_name(text)):
+            return [_plain(*call) for call in native.keyed(text)]
+        if other < start:
+            return [_plain(*call) for call in native.parse(text[other:])]
+    except ValueError as error:
+        if found is None:
+            raise CallSyntaxError(str(error)) from None
+    return [call for value in _values(text) for call in _calls(value)]
+
+
+def _plain(tool: str, args: dict[str, Any]) -> ToolCall:
+    """Return a call whose arguments are as bounded as if they had been written as JSON."""
+    for name, value in args.items():
+        if not isinstance(value, native.Written):
+            try:
+                parse_value(json.dumps({name: value}))
+            except TypeError:
+                raise ValueError(f"the argument {name[:40]!r} is no plain data") from None
+            except CallSyntaxError as error:
+                raise ValueError(f"the argument {name[:40]!r}: {error}") from None
+    return ToolCall(tool, args)
 
 
 def _values(text: str) -> list[Any]:

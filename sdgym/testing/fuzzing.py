@@ -187,7 +187,16 @@ def _step(text: str) -> bool:
 
 TARGETS: Mapping[str, Target] = {
     "moves": Target(_moves, ("<answer>Up Down || L</answer>", "</think>uurrdd")),
-    "calls": Target(_calls, ('<tool_call>{"name": "mail.show", "arguments": {"id": 7}}</tool_call>', '[{"tool": "a.b", "args": {"x": [1]}}]')),
+    "calls": Target(
+        _calls,
+        (
+            '<tool_call>{"name": "mail.show", "arguments": {"id": 7}}</tool_call>',
+            '[{"tool": "a.b", "args": {"x": [1]}}]',
+            "<tool_call>\n<function=mail.show>\n<parameter=id>\n7\n</parameter>\n</function>\n</tool_call>",
+            "<tool_call>mail.show\n<arg_key>id</arg_key>\n<arg_value>7</arg_value>\n</tool_call>",
+            "[mail.send(to=['a'], urgent=true), docs.apps()]",
+        ),
+    ),
     "program": Target(_program, ("<think>a</think>\n```python\ndef f():\n    return 1\n```", "~~~py\nx\n~~~")),
     "answer": Target(_answer, ("so \\boxed{\\frac{328}{45}}", "<think>1</think>\\boxed{[142,286)}", "\\boxed{x^2+582x+674}", "\\boxed{\\{1,2\\}}")),
     "setting": Target(_setting, ("optimizer.lr=1e-3", "env.level=tiny", "algo={name: sdpo, epochs: 2}")),

@@ -20,6 +20,8 @@ import pytest
 
 from sdgym.chat import ChatFormat
 from sdgym.core import Message
+from sdgym.envs.tools.api import typed
+from sdgym.envs.tools.calls import parse_calls
 from sdgym.errors import PolicyError
 from sdgym.testing_policy import small_tokenizer
 
@@ -50,6 +52,9 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"where": {"type": "string"}}, "required": ["where"]},
     },
 }
+NATIVE = {"glm4moe", "lfm2", "llama3_1", "nemotron_3_nano", "qwen2_5", "qwen3", "qwen3_5_think", "qwen3_8", "qwen3_instruct_2507"}
+WANTED = {"id": "integer", "loud": "boolean", "text": "string", "code": "string", "labels": "array"}
+ARGUMENTS = {"id": 7, "loud": True, "text": 'a "b"\n<c>', "code": "0042", "labels": ["x", "y"]}
 ACTIONS = ["In the box.", "<think>It moved.</think>In the bag.", "Gone."]
 ANSWERS: list[list[Message]] = [[{"role": "user", "content": "Look again."}], [{"role": "user", "content": "And now?"}]]
 MODES = {"default": None, "on": True, "off": False}
@@ -200,3 +205,25 @@ def test_the_record_shows_what_differs_between_families(golden: dict[str, Any]) 
     assert golden["llama3"]["on"] == golden["llama3"]["off"] == golden["llama3"]["default"]
     assert len(golden["qwen2_5"]["default"]["segments"]) == 1 and len(golden["qwen3_5_think"]["default"]["segments"]) > 1
     assert {golden[name]["default"]["tools"] for name in golden} == {"native", "as text of the user"}
+
+
+@pytest.mark.parametrize("family", sorted(NATIVE))
+def test_a_call_in_the_templates_own_format_is_read(family: str) -> None:
+    """What the template writes for two calls, as it would be sampled and decoded, gives the two calls back."""
+    chat = chat_of("lfm2_2_5" if family == "lfm2" else family)  # the first template shows tools and writes no calls
+    asked = [{"role": "user", "content": "Where is it?"}]
+    calls = [{"type": "function", "function": {"name": n, "arguments": a}} for n, a in (("mail.show", ARGUMENTS), ("docs.apps", {}))]
+    calls = calls[:1] if family == "llama3_1" else calls  # it knows one call a turn
+    said = {"role": "assistant", "content": "", "tool_calls": calls}
+    before = chat.tokenizer.apply_chat_template(asked, tools=[TOOL], tokenize=False)
+    whole = chat.tokenizer.apply_chat_template([*asked, said], tools=[TOOL], tokenize=False)
+    assert whole.startswith(before)
+    action = chat.decode_action(chat.tokenizer(whole[len(before) :], add_special_tokens=False).input_ids)
+    found = parse_calls(action, 10)
+    assert [call.tool for call in found] == [call["function"]["name"] for call in calls], action
+    assert {name: typed(value, {"type": WANTED[name]}) for name, value in found[0].args.items()} == ARGUMENTS
+    assert all(call.args == {} for call in found[1:])
+
+
+def test_every_format_that_is_shown_to_a_model_is_read(golden: dict[str, Any]) -> None:
+    assert {family for family in golden if golden[family]["default"]["tools"] == "native"} <= NATIVE
