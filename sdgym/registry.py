@@ -66,7 +66,7 @@ class Registry(Generic[T]):
         try:
             found = importlib.import_module(module)
             return getattr(found, attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # perhaps a third party's module: whatever it fails with is told under its name
             raise UserError(f"the {self.kind} {name!r} points to {target!r}, which cannot be loaded: {error}") from error
 
 
@@ -86,5 +86,5 @@ def load_plugins() -> None:
     for entry in importlib.metadata.entry_points(group=PLUGIN_GROUP):
         try:
             entry.load()()
-        except Exception as error:  # a third party's code: any failure is reported under its name
+        except (Exception, SystemExit) as error:  # a third party's code: any failure is reported under its name
             warnings.warn(f"sdgym plugin {entry.name!r} ({entry.value}) failed and is skipped: {error!r}", stacklevel=2)

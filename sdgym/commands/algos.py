@@ -25,16 +25,22 @@ def _default(context: typer.Context) -> None:
 def list_() -> None:
     """Show every algorithm and preset, what supervision it uses and what its numbers rest on."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from sdgym.algos.base import supervision_class
     from sdgym.algos.presets import algorithm_names, build_algorithm, load_preset, preset_names
+    from sdgym.errors import UserError
     from sdgym.registry import load_plugins
 
     load_plugins()
     table = Table("name", "uses", "status", "what it is", box=None, header_style="bold")
     for name in algorithm_names():
-        algorithm = build_algorithm(name)
+        try:
+            algorithm = build_algorithm(name)
+        except UserError as error:  # a plugin's algorithm that does not load hides no other
+            table.add_row(name, "-", "-", escape(str(error)))
+            continue
         preset = load_preset(name) if name in preset_names() else None
         title = preset.title if preset else (type(algorithm).__doc__ or "").strip().partition("\n")[0]
         table.add_row(name, supervision_class(algorithm), preset.status if preset else "own", title)

@@ -29,6 +29,7 @@ def _default(context: typer.Context) -> None:
 def list_() -> None:
     """Show every registered environment."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from sdgym.envs import ENVIRONMENTS
@@ -37,7 +38,11 @@ def list_() -> None:
     load_plugins()
     table = Table("id", "levels", "turns", "what it is", box=None, header_style="bold")
     for env_id in sorted(ENVIRONMENTS):
-        cls = environment_class(env_id)
+        try:
+            cls = environment_class(env_id)
+        except ConfigError as error:  # a plugin's world that does not load hides no other
+            table.add_row(env_id, "-", "-", escape(str(error)))
+            continue
         table.add_row(env_id, " ".join(cls.levels), str(cls.max_turns), (cls.__doc__ or "").strip().partition("\n")[0])
     Console().print(table)
 
@@ -55,7 +60,7 @@ def environment_class(env_id: str) -> type[TextEnv]:
     module, _, name = ENVIRONMENTS[env_id].partition(":")
     try:
         cls: type[TextEnv] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # perhaps a third party's module: whatever it fails with is told under its name
         raise ConfigError(f"the environment {env_id!r} points to {ENVIRONMENTS[env_id]!r}, which cannot be loaded: {error}") from error
     return cls
 

@@ -21,10 +21,11 @@ class EchoEnv(TextEnv):
     max_action_tokens: ClassVar[Mapping[str, int]] = {"tiny": 8}
 
     def make_task(self, seed: int, split: str) -> Task:
-        """Return two words and a number."""
+        """Return two words and a number, held out from a thousand on."""
+        least = 1000 if split == "heldout" else 0
 
         def draw(rng: np.random.Generator) -> tuple[Any, str]:
-            words = f"{WORDS[rng.integers(8)]} {WORDS[rng.integers(8)]} {int(rng.integers(1000))}"
+            words = f"{WORDS[rng.integers(8)]} {WORDS[rng.integers(8)]} {least + int(rng.integers(1000))}"
             return words, words
 
         words = self.draw_in_split(seed, split, draw)
