@@ -94,7 +94,7 @@ def ids(tmp_path: pathlib.Path) -> str:
 
 
 def test_an_episode_over_http(server: Server, ids: str) -> None:
-    env = gymnasium.make("sdgym.envs.tools.appworld:sdgym/AppWorld-v0", tasks=ids, url=server.url, turns=3)
+    env = gymnasium.make("sdgym.envs.tools.appworld:sdgym/AppWorld-v0", tasks=ids, url=server.url, turns=3, render_mode="ansi")
     observation, info = env.reset(seed=1)
     number = env.unwrapped.task.meta["appworld"].rpartition("_")[2]  # type: ignore[attr-defined]
     assert observation == f"I am Ada Ito (ada@x.example, 555). It is 2023-05-18T12:00:00.\nReport the number {number}."
@@ -105,6 +105,10 @@ def test_an_episode_over_http(server: Server, ids: str) -> None:
     assert info["valid_action"] == 0.0 and info["feedback"].startswith("Not understood: The reasoning is not closed.")
     _, reward, terminated, _, info = env.step(f"apis.supervisor.complete_task(answer={number})")
     assert (reward, terminated, info["success"], info["feedback"]) == (1.0, True, 1.0, "Solved.")
+    shown = env.unwrapped.render()
+    assert (
+        shown.startswith("[user] I am Ada Ito") and "[user] ran 8 characters" in shown and shown.endswith(f"complete_task(answer={number})")
+    )
     assert server.seen[0] == ("/initialize", {"task_id": server.world["id"], "experiment_name": "sdgym", "max_interactions": 4})
     env.close()
 

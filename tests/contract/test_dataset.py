@@ -13,7 +13,7 @@ import pytest
 from sdgym.core import Outcome, Verdict
 from sdgym.envs.dataset import DatasetEnv
 from sdgym.errors import ConfigError, DataError, UnknownNameError
-from sdgym.testing.checks import GARBAGE
+from sdgym.testing import CHECKS, GARBAGE, check_text_env
 from sdgym.verifiers.graders import graders
 
 
@@ -30,6 +30,12 @@ def test_a_world_in_five_lines(file: str) -> None:
     env.reset(seed=1)
     _, reward, terminated, _, info = env.step("abcd")
     assert (reward, terminated, info["success"], info["feedback"]) == (0.5, True, 0.0, "4 characters")
+
+
+def test_it_conforms_in_all_that_does_not_ask_for_a_held_out_family(file: str) -> None:
+    """The rows are the user's: no family is held out, and what is said about a failure is the grader's."""
+    only = [name for name in CHECKS if name not in ("splits", "oracle", "feedback", "novice", "vector")]
+    check_text_env("sdgym.envs.dataset:sdgym/Dataset-v0", tasks=6, only=only, level="data", data=file).raise_for_failures()
 
 
 def test_the_exact_grader_wants_the_answer_and_nothing_scores_for_garbage(file: str) -> None:

@@ -13,7 +13,7 @@ from sdgym.core import Task
 from sdgym.envs import reasoning
 from sdgym.envs.reasoning import DENIED, FULL, PLAIN, SIZES, ReasoningEnv, generators
 from sdgym.errors import ConfigError, UnknownNameError
-from sdgym.testing.checks import GARBAGE
+from sdgym.testing import CHECKS, GARBAGE, check_text_env
 
 pytestmark = pytest.mark.slow  # the package is an extra
 WORDS = ("0", "1", "-1", "0.5", "1/0", "nan", "nan+nanj", "inf", "-inf", "yes", "no", "yes or no", "True", "False", "None", "[]", "answer")
@@ -123,6 +123,13 @@ def test_other_solutions_than_the_reference_are_paid() -> None:
         assert env.step(f"({task.privileged['answer']})")[1] == 1.0
         env.reset(options={"task": task})
         assert env.step(f"{task.privileged['answer']} + 0")[1] == 0.0  # uses a number that is not given
+
+
+def test_it_conforms() -> None:
+    """The answer of a failed attempt may be a single digit or word; a solution may be longer than at "tiny"."""
+    only = [name for name in CHECKS if name not in ("novice", "tiny", "vector")]
+    settings = {"level": ReasoningEnv.levels[0], "generator": "chain_sum"}
+    check_text_env("sdgym.envs.reasoning:sdgym/Reasoning-v0", tasks=4, only=only, **settings).raise_for_failures()
 
 
 def test_each_denial_names_a_generator_and_a_reason() -> None:
