@@ -185,7 +185,7 @@ def tiny() -> list[tuple[Task, dict[tuple[str, ...], float]]]:
 
 
 def test_the_novice_lies_in_the_band(tiny: Any) -> None:
-    """Measured on 300 tasks: mean .375, mode right .37. Standard errors at n = 160: .015 and .038, margins three of them."""
+    """Measured on 300 tasks (sdgym.benchmarks.novices): mean .37, mode right .36. Standard errors at n = 160: .015 and .038, margins three of them."""
     chance = np.array([table[task.privileged["answer"],] for task, table in tiny])
     modes = np.array([max(table, key=table.__getitem__) == (task.privileged["answer"],) for task, table in tiny])
     assert 0.33 < chance.mean() < 0.42 and 0.26 < modes.mean() < 0.48
@@ -201,7 +201,7 @@ def test_exactly_one_candidate_is_right(tiny: Any) -> None:
 
 
 def test_feedback_narrows_the_novice_down_more_than_the_outcome(tiny: Any) -> None:
-    """Ideal success after one failure, by the exact posterior: .76 with feedback, .51 with the outcome alone (300 tasks, spread .2 each)."""
+    """Ideal success after one failure, by the exact posterior: .75 with feedback, .45 with the outcome alone (300 tasks, spread .2 each)."""
     env, after = ToolWorldEnv(), {"feedback": [], "outcome": []}
     for task, table in tiny[:40]:
         right = (task.privileged["answer"],)
@@ -215,7 +215,7 @@ def test_feedback_narrows_the_novice_down_more_than_the_outcome(tiny: Any) -> No
                 assert right in left and tried not in left
                 values.append((weight, table[right] / sum(left.values())))
     means = {kind: np.average([v for _, v in rows], weights=[w for w, _ in rows]) for kind, rows in after.items()}
-    assert 0.66 < means["feedback"] < 0.86 and 0.41 < means["outcome"] < 0.61
+    assert 0.66 < means["feedback"] < 0.86 and 0.35 < means["outcome"] < 0.55
 
 
 @pytest.mark.parametrize(
