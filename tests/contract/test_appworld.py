@@ -1,4 +1,4 @@
-"""The original AppWorld's protocol, against a small server on the loopback that speaks it."""
+"""The original AppWorld's protocol, against a small server on the loopback that speaks it (requests and replies as in appworld 0.1.3)."""
 
 from __future__ import annotations
 

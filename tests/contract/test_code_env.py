@@ -201,7 +201,18 @@ def test_tiny_is_small_and_varied(tiny: list[Task]) -> None:
     assert 0.15 < sum(right) / len(right) < 0.5 and 0.15 < sum(modes) / len(modes) < 0.5
 
 
-@pytest.mark.parametrize("level", ["easy", "medium"])
+def test_hard_has_scripts_and_programs_of_several_functions() -> None:
+    env, kinds = CodeEnv("hard"), set()
+    for task in env.tasks("train", 0, 30):
+        known = env.known(task)
+        assert known.problem is not None and len(known.suite.hidden) >= len(known.suite.public)
+        kinds |= {type(test).__name__ for test in known.suite.tests}
+        if isinstance(known.suite.tests[0], CallTest):
+            assert known.problem.source.count("def ") >= 2, known.problem.source
+    assert kinds == {"CallTest", "StdioTest"}
+
+
+@pytest.mark.parametrize("level", ["easy", "medium", "hard"])
 def test_the_novice_is_in_the_band_above_tiny(level: str) -> None:
     env = CodeEnv(level)
     tables = [env.candidates(task) for task in env.tasks("train", 0, 60)]
