@@ -4,7 +4,7 @@
 FROM python:3.12-slim AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE sdgym_verifiers.py ./
 COPY sdgym sdgym
 COPY envs envs
 COPY algos algos

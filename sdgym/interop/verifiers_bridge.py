@@ -1,7 +1,8 @@
 """Any of our worlds as a taskset and environment of ``verifiers`` (read against 0.4, API ``verifiers.v1``).
 
 ``Taskset(Config(env_id="sdgym/Math-v0", count=100))`` yields its tasks; ``World`` plays them, our environment being the user of
-the conversation. Rewards are the environment's own; a world that failed is recorded as ``infra_error`` and earns nothing.
+the conversation. Their command line finds both under the id ``sdgym-verifiers`` (the module ``sdgym_verifiers``). Rewards are the
+environment's own; where the world failed the episode is an error, which they repeat or leave out, never a reward of 0.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sdgym.core import MASKED_OUTCOMES, Outcome
-from sdgym.errors import ConfigError
+from sdgym.errors import ConfigError, InfraError
 from sdgym.evaluation import eval_tasks
 from sdgym.session import make_env
 
@@ -41,16 +42,20 @@ class Task(vf.Task[Data, vf.State, vf.TaskConfig]):  # type: ignore[misc]
 
 
 class WorldConfig(vf.EnvConfig):  # type: ignore[misc]
-    """Who plays."""
+    """Who plays: by default their chat loop without tools, on this machine."""
 
-    player: vf.AgentConfig = vf.AgentConfig()
+    player: vf.AgentConfig = vf.AgentConfig(harness={"id": "null"}, runtime={"type": "subprocess"})
 
 
 class World(vf.Env[WorldConfig]):  # type: ignore[misc]
     """Plays one task: the environment answers as the user until the episode ends."""
 
     async def run(self, task: Any, agents: Any) -> None:
-        """Play and record the rewards of all turns, success and feedback on the trace."""
+        """Play and record the rewards of all turns, success and feedback on the trace.
+
+        Raises:
+            InfraError: the world failed.
+        """
         told = task.data.info
         env = make_env(told["env_id"], **told["kwargs"])
         try:
@@ -65,9 +70,12 @@ class World(vf.Env[WorldConfig]):  # type: ignore[misc]
                     if terminated or truncated:
                         break
                     segment = await interaction.turn("\n".join(m["content"] for m in info["messages"]))
+            if info["outcome"] and Outcome(info["outcome"]) in MASKED_OUTCOMES:
+                raise InfraError(f"{told['env_id']} could not judge {told['task_id']} ({info['outcome']})")
             trace = interaction.trace
-            masked = info["outcome"] and Outcome(info["outcome"]) in MASKED_OUTCOMES
-            trace.record_reward("environment", 0.0 if masked else total, 1.0)
+            if trace.errors:  # the model did not answer: nobody has earned a 0
+                return
+            trace.record_reward("environment", total, 1.0)
             trace.info |= {"success": float(info["success"]), "outcome": str(info["outcome"]), "feedback": str(info["feedback"])}
         finally:
             env.close()

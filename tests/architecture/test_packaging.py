@@ -21,7 +21,7 @@ DATA = (".yaml", ".json", ".jsonl", ".jinja", ".html", ".css", ".js", ".safetens
 
 def sources(root: pathlib.Path) -> set[str]:
     """Every file that belongs into a wheel, by its installed path."""
-    found = set()
+    found = {"sdgym_verifiers.py"}
     for folder in ("sdgym", *LINKS):
         for path in (root / folder).rglob("*"):
             if (
@@ -95,7 +95,7 @@ def wheels(root: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     tree = base / "tree"
     tree.mkdir()
     archive = base / "tree.tar"
-    names = ["sdgym", *LINKS, "pyproject.toml", "README.md", "LICENSE"]
+    names = ["sdgym", *LINKS, "sdgym_verifiers.py", "pyproject.toml", "README.md", "LICENSE"]
     with tarfile.open(archive, "w") as tar:
         for name in names:
             tar.add(root / name, name, filter=lambda m: None if "__pycache__" in m.name else m)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
+import json
+import os
 import pathlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +24,7 @@ from sdgym.interop.trl_bridge import TrlBridge, pack
 from sdgym.ledger import Ledger
 from sdgym.rollout import Job, RolloutDriver, SamplingParams
 from sdgym.session import make_env
-from sdgym.testing_engine import LETTERS_ID, ScriptedSampler
+from sdgym.testing_engine import KINDS, LETTERS_ID, ScriptedSampler
 
 OPENENV = "sdgym.interop.openenv_bridge:sdgym/OpenEnv-v0"
 
@@ -257,49 +262,117 @@ def test_without_openenv_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- verifiers -----------------------------------------------------------------------------------
 
 
-class ScriptedPlayer:
-    """An agent of ``verifiers`` that says what it was told to: ``interaction(task)``, ``turn(message)``, ``trace``."""
+class TalkingServer(http.server.BaseHTTPRequestHandler):
+    """Speaks OpenAI's chat protocol: knows a sign of every kind but capital letters, and wants the right key."""
 
-    def __init__(self, replies: list[str]) -> None:
-        self.replies, self.heard = list(replies), list[str]()
-        self.rewards: dict[str, float] = {}
-        self.info: dict[str, Any] = {}
-        self.player = self.trace = self
+    heard: ClassVar[list[list[dict[str, Any]]]] = []
 
-    def interaction(self, task: Any) -> ScriptedPlayer:
-        return self
+    def log_message(self, *_: Any) -> None: ...
 
-    async def __aenter__(self) -> ScriptedPlayer:
-        return self
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        allowed = self.headers["Authorization"] == "Bearer sk-of-the-test" and self.path == "/v1/chat/completions"
+        self.heard.append(body["messages"])
+        head = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": body["model"]}
+        said = {"role": "assistant", "content": answer(body["messages"][-1]["content"])}
+        parts = [{"index": 0, "delta": said, "finish_reason": None}, {"index": 0, "delta": {}, "finish_reason": "stop"}]
+        lines = [json.dumps({**head, "choices": [part]}) for part in parts]
+        assert body["stream"] is True, "their program reads a stream"
+        data = "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+        self.send_response(200 if allowed else 401)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
-    async def __aexit__(self, *_: object) -> None:
-        return None
 
-    async def turn(self, message: str = "") -> Any:
-        self.heard.append(message)
-        return type("Segment", (), {"terminated": not self.replies, "last_reply": self.replies.pop(0) if self.replies else ""})()
+def answer(question: str) -> str:
+    kind = next(kind for kind in KINDS if kind in question)
+    return "\u00e9" if kind == "capital letter" else KINDS[kind][0]
 
-    def record_reward(self, name: str, value: float, weight: float) -> None:
-        self.rewards[name] = value * weight
+
+@pytest.fixture
+def talking() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), TalkingServer)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    TalkingServer.heard = []
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+def vf_eval(folder: pathlib.Path, url: str, **kwargs: Any) -> list[dict[str, Any]]:
+    """Run their command line on Letters with their own agent (``null``: a chat program in a process of its own); return the traces.
+
+    Their runtime installs that program's packages with ``uv``; here they are installed already, so ``uv`` is a script that says where.
+    """
+    uv = folder / ".local" / "bin" / "uv"
+    uv.parent.mkdir(parents=True)
+    uv.write_text(f'#!/bin/sh\ncase "$*" in *--help*) echo "--script";; "python find"*) echo {sys.executable};; esac\n')
+    uv.chmod(0o755)
+    settings = {
+        "model": "letters",
+        "push": False,
+        "output_dir": str(folder),
+        "run": {"dir": "run"},
+        "client": {"base_url": url, "api_key_var": "LETTERS_KEY"},
+        "env": {"taskset": {"id": "sdgym-verifiers", "env_id": LETTERS_ID, "split": "train", "count": 3, "kwargs": kwargs}},
+    }
+    (folder / "eval.json").write_text(json.dumps(settings))
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "from verifiers.v1.cli.eval.main import main; main()",
+        "@",
+        str(folder / "eval.json"),
+        "--no-rich",
+    ]
+    env = {**os.environ, "HOME": str(folder), "LETTERS_KEY": "sk-of-the-test", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return [json.loads(line) for line in next((folder / "run").rglob("traces.jsonl")).read_text().splitlines()]
 
 
 @pytest.mark.slow
-def test_a_taskset_of_verifiers_holds_our_tasks_and_its_environment_our_rewards() -> None:
+@pytest.mark.timeout(900)
+def test_their_agent_plays_our_world(talking: str, tmp_path: pathlib.Path) -> None:
+    """``vf-eval sdgym-verifiers`` end to end: its agent, its interception server and its client talk to a model server; the rewards are ours.
+
+    Where our world fails the episode is an error and earns nothing, not 0.
+    """
+    pytest.importorskip("verifiers", reason="requires verifiers")
+    seen = set()
+    for episode in vf_eval(tmp_path, talking, turns=2, trouble="infra"):
+        (trace,), question = episode["traces"], episode["task"]["data"]["prompt"]
+        kind, _, number = question.rpartition(" ")
+        if int(number) % 3 == 0:  # this world cannot grade such a task
+            assert not episode["ok"] and "could not judge" in episode["errors"][0]["message"] and not trace["rewards"]
+            seen.add("failed")
+            continue
+        right = float(kind != "capital letter")
+        assert episode["ok"] and trace["agent"]["name"] == "player" and trace["agent"]["config"]["harness"]["id"] == "null"
+        assert trace["rewards"]["environment"]["score"] == 2 * right and trace["info"]["success"] == right
+        assert trace["info"]["outcome"] == ("correct" if right else "wrong") and bool(trace["info"]["feedback"]) is not bool(right)
+        told = next(messages for messages in TalkingServer.heard if messages[0]["content"] == question and len(messages) == 3)
+        assert [m["role"] for m in told] == ["user", "assistant", "user"] and told[1]["content"] == answer(question)
+        assert told[2]["content"] == f"{'good' if right else 'bad'} {kind} 1", "the world answers in the conversation"
+        seen.add(right)
+    assert seen == {"failed", 0.0, 1.0}, seen
+
+
+@pytest.mark.slow
+def test_a_taskset_of_verifiers_holds_our_tasks() -> None:
     pytest.importorskip("verifiers", reason="requires verifiers")
     import verifiers.v1 as vf  # noqa: TID251  theirs
 
-    from sdgym.interop.verifiers_bridge import Config, Taskset, World
+    from sdgym.interop.verifiers_bridge import Config, Taskset
 
     taskset = Taskset(Config(env_id=LETTERS_ID, kwargs={"turns": 2}, split="train", count=3))
     tasks = list(taskset)
     assert isinstance(taskset, vf.Taskset) and [task.data.idx for task in tasks] == [0, 1, 2] and taskset.bounded
     assert len({task.key for task in tasks}) == 3 and [t.key for t in taskset] == [t.key for t in tasks], "the same tasks every time"
-    assert [task.data.idx for task in taskset.shuffle(seed=0).take(2)] != [] and "privileged" not in tasks[0].data.model_dump_json()
+    assert "privileged" not in tasks[0].data.model_dump_json()
     world = make_env(LETTERS_ID, turns=2, split="train").unwrapped
-    for task in tasks:
-        ours = world.task_from_id(task.data.info["task_id"])
-        assert task.data.prompt == ours.messages[-1]["content"]
-        right = world.oracle(ours)[0]
-        player = ScriptedPlayer([right, "\u00e9"])
-        asyncio.run(World.run(object.__new__(World), task, player))
-        assert player.rewards == {"environment": 1.0} and player.info["success"] == 0.0 and player.heard[1].startswith("good")
+    assert [task.data.prompt for task in tasks] == [world.task_from_id(t.data.info["task_id"]).messages[-1]["content"] for t in tasks]
