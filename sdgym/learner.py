@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdgym import zero
 from sdgym.adapters import plain_weights
 from sdgym.core import LossItem, LossTerm, ScoringView, Trajectory, ViewScores
 from sdgym.denominators import Denominators
@@ -227,25 +228,24 @@ class Learner:
             if self.world.size == 1 and not torch.isfinite(loss):  # elsewhere all processes see it in the gradient
                 raise NumericalError(f"the loss became {float(loss.detach())} at update {self.updates + 1}; lower optimizer.lr")
             self._backward(loss, last=number == len(shared) - 1)
-        norm = self._clip_gradients()
+        norm = zero.step(self.module) if zero.is_zero(self.accelerator) else self._clip_gradients()
         if not math.isfinite(norm):
             raise NumericalError(f"the gradient norm became {norm} at update {self.updates + 1}; lower optimizer.lr")
-        self.optimizer.step()
+        self.optimizer.step()  # DeepSpeed has made its own: nothing is left to do
         self.updates += 1
         self.ledger.updates += self.world.main
         step.meters.step(norm, float(self.optimizer.param_groups[0]["lr"]))
 
     def _backward(self, loss: Tensor, last: bool) -> None:
-        """Add the gradient of one micro-batch; processes exchange theirs once, with the last one.
-
-        Wrappers average over processes, the objective is a sum over all micro-batches: hence the factor.
-        """
-        if self.accelerator is None:
+        """Add the gradient of one micro-batch, exchanged with the last. Wrappers average over processes, the objective sums: the factor."""
+        if zero.is_zero(self.accelerator):
+            zero.backward(self.module, loss * self.world.size, last)
+        elif self.accelerator is None:
             loss.backward()
-            return
-        quiet = not last and self.world.size > 1 and not is_sharded(self.accelerator)
-        with self.accelerator.no_sync(self.module) if quiet else contextlib.nullcontext():
-            self.accelerator.backward(loss * self.world.size if self.world.size > 1 else loss)
+        else:
+            quiet = not last and self.world.size > 1 and not is_sharded(self.accelerator)
+            with self.accelerator.no_sync(self.module) if quiet else contextlib.nullcontext():
+                self.accelerator.backward(loss * self.world.size if self.world.size > 1 else loss)
 
     def _idle(self, batch: PackedBatch) -> Tensor:
         """Go through the motions of a micro-batch that another process has: same calls, no loss."""

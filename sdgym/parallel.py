@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from sdgym import zero
 from sdgym.errors import CheckpointError, ConfigError, SdgymError
 from sdgym.ledger import Ledger
 
@@ -85,12 +86,13 @@ class World:
         self._charged = ledger.state_dict()
 
 
-def join(accelerator: Any, recompute: bool = False) -> World:
+def join(accelerator: Any, recompute: bool = False, grad_clip: float = 0.0) -> World:
     """Return the processes that ``accelerator`` belongs to, with its settings checked and completed.
 
     Args:
         accelerator: as the launcher's environment made it.
         recompute: whether layers keep only their inputs; where weights are sharded Accelerate has to wrap them.
+        grad_clip: largest gradient norm; DeepSpeed clips by itself.
 
     Raises:
         ConfigError: a DeepSpeed configuration that cannot work here.
@@ -109,26 +111,8 @@ def join(accelerator: Any, recompute: bool = False) -> World:
             raise ConfigError("sharding needs FSDP2: set fsdp_version: 2 in Accelerate's configuration (or --fsdp_version 2)")
         state.fsdp_plugin.activation_checkpointing |= recompute
     if state.distributed_type == "DEEPSPEED":
-        complete_deepspeed(state.deepspeed_plugin.deepspeed_config)
+        zero.complete(state.deepspeed_plugin.deepspeed_config, grad_clip)
     return World(accelerator.process_index, accelerator.num_processes)
-
-
-def complete_deepspeed(config: dict[str, Any]) -> None:
-    """Check a DeepSpeed configuration and fill in what Accelerate leaves to the trainer (in place).
-
-    Raises:
-        ConfigError: ZeRO-3 or offloaded parameters (the sampler reads whole weights), float16, or a batch cut by DeepSpeed.
-    """
-    zero = config.get("zero_optimization") or {}
-    if int(zero.get("stage", 0)) == 3 or (zero.get("offload_param") or {}).get("device", "none") != "none":
-        raise ConfigError("DeepSpeed ZeRO-3 parts the weights that the sampler reads whole: use zero stage 1 or 2, or FSDP2")
-    if (config.get("fp16") or {}).get("enabled") is True:
-        raise ConfigError("DeepSpeed float16 scales losses, and the objective's metrics with them: use bf16")
-    if config.get("gradient_accumulation_steps") not in (None, "auto", 1):
-        raise ConfigError("gradient_accumulation_steps of DeepSpeed must be auto or 1: update.micro_tokens cuts the batch")
-    config["gradient_accumulation_steps"] = 1
-    if config.get("train_micro_batch_size_per_gpu") in (None, "auto"):
-        config["train_micro_batch_size_per_gpu"] = 1  # a packed micro-batch is one
 
 
 def environment_rank() -> int:
@@ -172,6 +156,8 @@ def named_weights(model: nn.Module) -> dict[str, nn.Parameter]:
 def training_state(model: nn.Module, optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the trained weights by name, and the optimizer's moments as ``name/slot``; whole, so that any number of processes can go on."""
     named = named_weights(model)
+    if (parted := zero.parted(optimizer)) is not None:
+        return zero.training_state(named, parted)
     names = {id(p): name for name, p in named.items()}
     weights = {name: gathered(p.data) for name, p in named.items() if p.requires_grad}
     moments = {
@@ -189,6 +175,9 @@ def load_training_state(model: nn.Module, optimizer: Any, weights: Mapping[str, 
     own = {name: p for name, p in named_weights(model).items() if p.requires_grad}
     if set(own) != set(weights):
         raise CheckpointError("the checkpoint holds the weights of another model; resume with the original config")
+    if (parted := zero.parted(optimizer)) is not None:
+        zero.load_training_state(own, parted, weights, moments)
+        return
     for name, parameter in own.items():
         scatter(parameter, weights[name])
     for key, value in moments.items():

@@ -133,7 +133,7 @@ class Session:
             raise ConfigError(f"the environment {config.env.id!r} has no tasks(): sdgym trains on subclasses of sdgym.TextEnv")
         self.device = pick_device(config.device)
         self.accelerator = make_accelerator(self.device, config.dtype, folder, config.log.trackers)
-        self.world = join(self.accelerator, config.update.recompute)
+        self.world = join(self.accelerator, config.update.recompute, config.optimizer.grad_clip)
         if self.world.size > 1 and self.device.startswith("cuda"):
             self.device = str(self.accelerator.device)
         self.policy = Policy.load(config.model, self.device, "float32", config.threads, config.thinking)
@@ -240,12 +240,12 @@ class Session:
         return VLLMSampler(self.policy, lambda: self.learner.weights(), slots, g.dtype, g.memory)
 
     def header(self) -> str:
-        """Return the first line of a run: device, dtype, threads."""
+        """Return the first line of a run: device, dtype, threads, processes."""
         import torch
 
-        size = self.ledger.parameters
+        size, shared = self.ledger.parameters, f", {self.world.size} processes" if self.world.size > 1 else ""
         return (
-            f"device {self.device}, dtype {self.config.dtype}, threads {torch.get_num_threads()}; "
+            f"device {self.device}, dtype {self.config.dtype}, threads {torch.get_num_threads()}{shared}; "
             f"{self.config.algo.name} on {self.config.env.id}, model {self.config.model} ({size / 1e6:.2f} M parameters), seed {self.config.seed}"
         )
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import Any, Protocol
 
+from sdgym import zero
 from sdgym.errors import CheckpointError, ConfigError, RunFolderError
 from sdgym.files import drop_unfinished, is_unfinished, replace_file
 
@@ -252,7 +253,7 @@ def make_accelerator(device: str, dtype: str, folder: pathlib.Path, trackers: Se
     """Return the Accelerator of a run, with its trackers.
 
     Raises:
-        ConfigError: a tracker is unknown or not installed.
+        ConfigError: a tracker is unknown or not installed, or DeepSpeed is asked for and cannot be had.
     """
     from accelerate import Accelerator
     from accelerate.tracking import get_available_trackers
@@ -262,4 +263,5 @@ def make_accelerator(device: str, dtype: str, folder: pathlib.Path, trackers: Se
         if tracker not in known:
             raise ConfigError(f"the tracker {tracker!r} is unknown or not installed; here there are: {', '.join(known) or 'none'}")
     precision = "bf16" if dtype == "bfloat16" else "no"
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision, log_with=list(trackers) or None, project_dir=str(folder))
+    place = zero.accelerator_settings(device) if zero.asked() else {"cpu": device == "cpu"}
+    return Accelerator(**place, mixed_precision=precision, log_with=list(trackers) or None, project_dir=str(folder))

@@ -18,12 +18,14 @@ from safetensors.torch import load_file
 import sdgym
 from sdgym.errors import ConfigError
 from sdgym.ledger import Ledger
-from sdgym.parallel import World, complete_deepspeed, environment_rank
+from sdgym.parallel import World, environment_rank
 from sdgym.policy import Policy
 from sdgym.testing_engine import LETTERS_ID
 from sdgym.testing_policy import random_policy
+from sdgym.zero import complete
 
 pytestmark = pytest.mark.timeout(1800)
+UNDER = pathlib.Path(__file__).parents[1] / "data" / "with_deepspeed.py"
 SCRIPT = pathlib.Path(__file__).parents[1] / "data" / "one_update.py"
 FSDP = {
     "ACCELERATE_USE_FSDP": "true",
@@ -32,6 +34,8 @@ FSDP = {
     "FSDP_RESHARD_AFTER_FORWARD": "true",
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
 }
+ZERO = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_USE_CPU": "false", "DS_ACCELERATOR": "cpu"}
+"""DeepSpeed without a GPU: its own CPU accelerator, and gloo between processes."""
 ALGORITHMS: dict[str, Any] = {
     "grpo": {"name": "grpo", "kl_beta": 0.1},
     "opsd": {"name": "opsd", "teacher": "ema", "teacher_rate": 0.3, "support": "student_topk", "top_k": 8},
@@ -87,7 +91,7 @@ def update(folder: pathlib.Path, recorded: tuple[dict[str, Any], pathlib.Path], 
     chosen = {name: ALGORITHMS[name] for name in algorithms}
     request = {"config": config, "algorithms": chosen, "buffer": str(recorded[1]), "out": str(folder)}
     (folder / "request.json").write_text(json.dumps(request))
-    launch([str(SCRIPT), str(folder / "request.json")], size, extra.get("environment"))
+    launch([*extra.get("under", ()), str(SCRIPT), str(folder / "request.json")], size, extra.get("environment"))
 
     def saved(name: str) -> Any:
         weights, teacher = (load_file(folder / f"{name}{kind}.safetensors") for kind in ("", ".teacher"))
@@ -174,15 +178,40 @@ def test_a_whole_run_under_accelerate_trains_and_resumes(
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 4 and sorted(p.name for p in run.glob("trajectories/*"))[-1:]
 
 
-def accelerate_launch(*arguments: str) -> None:
-    """Run ``sdgym train`` in two gloo processes, as a user would."""
+def accelerate_launch(*arguments: str, nodes: int = 1) -> None:
+    """Run ``sdgym train`` in two gloo processes, as a user would: on one node, or on two that know each other's address.
+
+    With ``--cpu`` the launcher starts several processes through MPI only, and one process where no hosts are named: without a word.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    place = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", port, "--mixed_precision", "no"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", *place, "-m", "sdgym", "train", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
-    assert done.returncode == 0, done.stdout + done.stderr
+    place = ["--multi_gpu", "--num_processes", "2", "--num_machines", str(nodes), "--main_process_port", port, "--mixed_precision", "no"]
+    place += ["--main_process_ip", "127.0.0.1"] if nodes > 1 else []
+    command = [sys.executable, "-m", "accelerate.commands.launch", *place]
+    train = ["-m", "sdgym", "train", *arguments]
+    settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    settings["env"] = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    launchers = [subprocess.Popen([*command, "--machine_rank", str(rank), *train], **settings) for rank in range(nodes)]
+    try:
+        told = [launcher.communicate(timeout=900)[0] for launcher in launchers]
+    finally:
+        for launcher in launchers:
+            launcher.terminate()  # it ends what it started
+    assert all(launcher.returncode == 0 for launcher in launchers), "\n".join(told)
+    assert "device cpu" in told[0] and ", 2 processes; " in told[0], told[0]
+
+
+@pytest.mark.slow
+def test_two_nodes_train_one_run(tmp_path: pathlib.Path, recorded: tuple[dict[str, Any], pathlib.Path]) -> None:
+    """One process on each, through the launcher's own meeting point: the numbers are those of one process."""
+    config = {**recorded[0], "steps": 2, "algo": ALGORITHMS["grpo"], "optimizer": {"lr": 1e-3}}
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    accelerate_launch("--config", str(tmp_path / "run.yaml"), "--out", str(tmp_path / "two"), nodes=2)
+    one = sdgym.train(config=tmp_path / "run.yaml", out=tmp_path / "one")
+    last = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[-1])
+    same = {k: v for k, v in last.items() if not k.startswith("time/") and k != "seconds" and v is not None}
+    assert last["step"] == 2 and same == pytest.approx({k: one.metrics[k] for k in same}, rel=1e-2, abs=1e-3)
 
 
 @pytest.mark.slow
@@ -238,16 +267,55 @@ def test_only_a_launcher_makes_a_process_one_of_many(monkeypatch: pytest.MonkeyP
         assert environment_rank() == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2])
+def test_zero_makes_the_update_of_one_process(tmp_path: pathlib.Path, recorded: tuple[dict[str, Any], pathlib.Path], stage: int) -> None:
+    """Real DeepSpeed engines: several micro-batches per optimizer step, clipping, teacher, and state that goes through a checkpoint."""
+    pytest.importorskip("deepspeed", reason="requires deepspeed")
+    one = update(tmp_path / "one", recorded, list(ALGORITHMS), 1, config={"update": {"micro_tokens": 128}})
+    settings = ZERO | {"ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)}
+    two = update(
+        tmp_path / "two", recorded, list(ALGORITHMS), 2, config={"update": {"micro_tokens": 128}}, environment=settings, under=[str(UNDER)]
+    )
+    assert all(two[name][2]["kind"].endswith("DEEPSPEED") and two[name][2]["processes"] == 2 for name in two)
+    assert all(one[name][2]["ledger"]["train_inputs"] > 2 * 128 for name in one), "more than one micro-batch"
+    for name in one:  # two processes pack other micro-batches: the tokens read differ, the gradient does not
+        for key in ("train_inputs", "score_inputs"):
+            one[name][2]["ledger"][key] = two[name][2]["ledger"][key]
+    check_equal(one, two, begun(recorded))
+
+
 def test_deepspeed_configurations() -> None:
-    good: dict[str, Any] = {"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}, "train_micro_batch_size_per_gpu": "auto"}
-    complete_deepspeed(good)
-    assert good["train_micro_batch_size_per_gpu"] == 1 and good["gradient_accumulation_steps"] == 1
+    """As Accelerate itself makes them, from options and from a file, with its own word for what it leaves open."""
+    from accelerate.utils import DeepSpeedPlugin
+
+    written = {"zero_optimization": {"stage": 1}, "bf16": {"enabled": "auto"}, "gradient_clipping": "auto", "train_batch_size": "auto"}
+    for plugin in (DeepSpeedPlugin(zero_stage=2), DeepSpeedPlugin(hf_ds_config=written)):
+        plugin.set_mixed_precision("bf16")
+        made = plugin.deepspeed_config
+        complete(made, 0.5)
+        assert (made["train_micro_batch_size_per_gpu"], made["gradient_accumulation_steps"], made["gradient_clipping"]) == (1, 1, 0.5)
+        assert made["bf16"] == {"enabled": True, "check_grad_overflow": True}
     bad: list[tuple[dict[str, Any], str]] = [
         ({"zero_optimization": {"stage": 3}}, "use zero stage 1 or 2, or FSDP2"),
-        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "parts the weights"),
+        ({"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}, "part the weights"),
+        ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "nvme"}}}, "part the weights"),
+        ({"zero_optimization": {"stage": 0}}, "shares nothing out"),
         ({"fp16": {"enabled": True}}, "use bf16"),
         ({"gradient_accumulation_steps": 4}, r"update\.micro_tokens"),
+        ({"train_batch_size": 64}, "must be auto"),
+        ({"gradient_clipping": 1.0}, r"must be auto or 0\.5"),
+        ({"optimizer": {"type": "AdamW"}}, "take 'optimizer' out"),
     ]
     for config, sentence in bad:
         with pytest.raises(ConfigError, match=sentence):
-            complete_deepspeed(config)
+            complete(DeepSpeedPlugin(hf_ds_config={"zero_optimization": {"stage": 2}} | config).deepspeed_config, 0.5)
+
+
+def test_deepspeed_that_is_not_there_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    from sdgym.tracking import make_accelerator
+
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setattr("accelerate.utils.is_deepspeed_available", lambda: False)
+    with pytest.raises(ConfigError, match="pip install deepspeed"):
+        make_accelerator("cpu", "float32", tmp_path, [])
