@@ -211,12 +211,13 @@ def test_the_record_shows_what_differs_between_families(golden: dict[str, Any]) 
 def test_a_call_in_the_templates_own_format_is_read(family: str) -> None:
     """What the template writes for two calls, as it would be sampled and decoded, gives the two calls back."""
     chat = chat_of("lfm2_2_5" if family == "lfm2" else family)  # the first template shows tools and writes no calls
-    asked = [{"role": "user", "content": "Where is it?"}]
-    calls = [{"type": "function", "function": {"name": n, "arguments": a}} for n, a in (("mail.show", ARGUMENTS), ("docs.apps", {}))]
+    asked: list[Any] = [{"role": "user", "content": "Where is it?"}]
+    calls: list[Any] = [
+        {"type": "function", "function": {"name": n, "arguments": a}} for n, a in (("mail.show", ARGUMENTS), ("docs.apps", {}))
+    ]
     calls = calls[:1] if family == "llama3_1" else calls  # it knows one call a turn
     said = {"role": "assistant", "content": "", "tool_calls": calls}
-    before = chat.tokenizer.apply_chat_template(asked, tools=[TOOL], tokenize=False)
-    whole = chat.tokenizer.apply_chat_template([*asked, said], tools=[TOOL], tokenize=False)
+    before, whole = (str(chat.tokenizer.apply_chat_template(m, tools=[TOOL], tokenize=False)) for m in (asked, [*asked, said]))
     assert whole.startswith(before)
     action = chat.decode_action(chat.tokenizer(whole[len(before) :], add_special_tokens=False).input_ids)
     found = parse_calls(action, 10)

@@ -169,7 +169,8 @@ def test_a_submission_has_a_sandbox_of_its_own_and_a_test_a_process_of_its_own(t
     source = "import os\ndef who():\n    return [os.getpid(), os.getppid()]\n"
 
     class Counting:
-        name, missing, close = tier.name, tier.missing, tier.close
+        name: ClassVar[str] = tier.name
+        missing, close = tier.missing, tier.close
         channels: ClassVar[list[Channel]] = []
 
         def start(self) -> Started:
@@ -198,7 +199,8 @@ def test_what_is_expected_and_what_comes_later_never_enters(tier: Tier) -> None:
             self._send(data, until)
 
     class Listening:
-        name, missing, close = tier.name, tier.missing, tier.close
+        name: ClassVar[str] = tier.name
+        missing, close = tier.missing, tier.close
 
         def start(self) -> Started:
             started = tier.start()

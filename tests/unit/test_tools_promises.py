@@ -165,4 +165,4 @@ def test_a_scenario_counts_as_its_worst_task() -> None:
                 *_, info = env.step(action)
             rows.append((str(task.meta["scenario"]), info["success"]))
     assert len({scenario for scenario, _ in rows}) == 3
-    assert goal_completion(rows) == (pytest.approx(8 / 9), pytest.approx(2 / 3))
+    assert goal_completion(rows) == pytest.approx((8 / 9, 2 / 3))
