@@ -47,12 +47,13 @@ def test_the_first_minute_and_a_new_world_are_among_the_marked_commands() -> Non
 
 
 def sdgym_lines() -> list[tuple[str, str]]:
-    """Return every ``sdgym …`` line in the code blocks of the documentation."""
+    """Return every ``sdgym …`` line in the code blocks of the documentation, under a launcher or not."""
     found = []
     for page in PAGES:
-        for code in re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+        for code in re.findall(r"```(?:ba)?sh\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
             lines = code.replace("\\\n", " ").splitlines()  # a backslash continues a line
-            found += [(page, line.strip()) for line in lines if re.match(r"(\.venv/bin/)?sdgym ", line.strip())]
+            commands = [re.match(r"(?:\.venv/bin/|accelerate launch .* -m )?(sdgym .*)", line.strip()) for line in lines]
+            found += [(page, match[1]) for match in commands if match]
     return found
 
 
