@@ -20,6 +20,7 @@ MAX_LIST = 8_000
 _NAME = re.compile(r"[A-Za-z_][\w.]{0,80}")
 _LIST = re.compile(r"\[\s*[A-Za-z_]\w*+(?:\.\w++)*+\(")
 _CLOSER = re.compile(r"""'(?:[^'\\]|\\.)*+'?|"(?:[^"\\]|\\.)*+"?|[()\[\]{}]""", re.S)  # possessive, as in the grammar of JSON
+_ESCAPE, _ESCAPED = re.compile(r"\\(.)", re.S), "\\'\"nrtbfuUxN"
 _WORDS = {"true": True, "false": False, "null": None}
 Calls = list[tuple[str, dict[str, Any]]]
 
@@ -90,13 +91,18 @@ def _named(text: str) -> str:
 
 
 def _bracketed(text: str) -> str:
-    """Return ``text``, which begins with a bracket, up to where that is closed; line ends in quotes are escaped, as Python wants."""
+    """Return ``text``, which begins with a bracket, up to where that is closed, with quotes as Python wants them."""
     depth = 0
     for match in _CLOSER.finditer(text):
         depth += (match[0] in "([{") - (match[0] in ")]}")
         if depth <= 0:
-            return _CLOSER.sub(lambda quoted: quoted[0].replace("\n", "\\n"), text[: match.end()])
+            return _CLOSER.sub(_quoted, text[: match.end()])
     raise ValueError("the list of calls is not closed")
+
+
+def _quoted(match: re.Match[str]) -> str:
+    """Return a quoted text with its line ends escaped, and with every backslash that escapes nothing, of which Python would warn."""
+    return _ESCAPE.sub(lambda pair: pair[0] if pair[1] in _ESCAPED else "\\" + pair[0], match[0]).replace("\n", "\\n")
 
 
 def _call(item: ast.expr) -> tuple[str, dict[str, Any]]:

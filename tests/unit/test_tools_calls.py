@@ -65,6 +65,15 @@ def test_formats_without_types_leave_them_to_the_schema(text: str) -> None:
             APPS["mail"].apis["show"].bind({"id": Written(hostile)})
 
 
+@pytest.mark.filterwarnings("error")
+def test_quotes_in_a_list_of_calls_hold_any_text() -> None:
+    texts = (r"\d\:", "a\nb", r"\n", "\\", "it's", 'say "no"', "é\u202e", r"\7\8", "\\\n")
+    for text in texts:
+        escaped = text.replace("'", r"\'") if text in texts[4:7] else text.replace("\\", r"\\")
+        assert parse_calls(f"[mail.search(query='{escaped}')]", 1) == [ToolCall("mail.search", {"query": text})]
+    assert parse_calls(r"[mail.search(query='\d\:')]", 1) == [ToolCall("mail.search", {"query": r"\d\:"})]
+
+
 def test_several_calls_keep_their_order() -> None:
     star = ToolCall("mail.star", {})
     assert parse_calls('{"mail.show":{"id":7}}\n{"mail.star":{}}', 10) == [SHOW, star]
