@@ -6,6 +6,7 @@ import pytest
 from sdgym import model_store
 from sdgym.errors import PolicyError, RunFolderError, UnknownNameError
 from sdgym.policy import Policy
+from sdgym.testing_policy import random_policy
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +97,41 @@ def test_smollm2_is_fetched_loaded_and_talks(cache):
     while sampler.pending:
         samples += sampler.tick()
     assert "12" in policy.chat.decode_action(samples[0].ids) and np.isfinite(samples[0].logprobs).all()
+
+
+@pytest.mark.parametrize("kind", ["llama", "of_its_own"])
+def test_code_in_a_model_folder_never_runs(tmp_path, kind):
+    """A folder that brings classes of its own: known architectures load as the library's, others are refused; its file is not imported."""
+    folder = tmp_path / "model"
+    random_policy(hidden=32, layers=1, heads=2, kv_heads=1).save(folder)
+    source = (
+        f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).write_text('x')\nclass Model: ...\nclass Config: ...\nclass Words: ...\n"
+    )
+    (folder / "theirs.py").write_text(source)
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": kind}
+    config["auto_map"] = {"AutoConfig": "theirs.Config", "AutoModelForCausalLM": "theirs.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    words = json.loads((folder / "tokenizer_config.json").read_text()) | {"auto_map": {"AutoTokenizer": ["theirs.Words", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(words))
+    if kind == "llama":
+        assert type(Policy.load(str(folder)).model).__module__.startswith("transformers.")
+    else:
+        with pytest.raises(PolicyError, match="cannot load model"):
+            Policy.load(str(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_saved_policy_is_a_plain_hugging_face_folder(tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    policy = random_policy(hidden=32, layers=1, heads=2, kv_heads=1)
+    policy.save(tmp_path / "model")
+    assert not [p.name for p in (tmp_path / "model").iterdir() if p.suffix in (".bin", ".pt", ".pkl")]
+    model, tokenizer = (kind.from_pretrained(tmp_path / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
+    messages = [{"role": "user", "content": "2 + 2?"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids == policy.chat.prompt_ids(messages).tolist()
+    with torch.no_grad():
+        theirs, ours = (m(input_ids=torch.tensor([ids])).logits for m in (model.eval(), policy.model))
+    assert torch.equal(theirs, ours)
