@@ -12,14 +12,14 @@ from collections.abc import Callable
 import pytest
 
 from sdgym.benchmarks.pretrain_tiny.bars import KINDS, Bars, measure
-from sdgym.model_store import local_path
 from sdgym.policy import Policy
 from sdgym.session import make_env
 from sdgym.verifiers.sandbox import sandbox_available
 
 MATH, SOKOBAN, CODE, TOOLS = "sdgym/Math-v0", "sdgym/Sokoban-v0", "sdgym/Code-v0", "sdgym/ToolWorld-v0"
+JUDGED = [("tiny", MATH), ("tiny", SOKOBAN)]
 FOUR = [("tiny-four", world) for world in (MATH, SOKOBAN, CODE, TOOLS)]
-JUDGED = [("tiny", MATH), ("tiny", SOKOBAN), *(FOUR if local_path("tiny-four") is not None else [])]
+LONG = [pytest.param(*each, marks=[pytest.mark.slow, pytest.mark.timeout(1800)]) for each in FOUR]  # minutes per world
 NEUTRAL = ("empty", "filler", "mismatched_reference", "mismatched_feedback")
 MISSED = {
     ("tiny", MATH, "reference"): "0.80 of tasks with the reference, 0.90 wanted: pre-training ended too early",
@@ -28,6 +28,19 @@ MISSED = {
     ("tiny", MATH, "neutral"): "mismatched feedback +6 points, 3 allowed",
     ("tiny", SOKOBAN, "neutral"): "mismatched feedback +6 points, 3 allowed",
     ("tiny", MATH, "wordings"): "the reference in new wordings loses 7 points, 5 allowed",
+    ("tiny-four", SOKOBAN, "greedy"): "0.62 greedy, at most 0.50 wanted",
+    ("tiny-four", CODE, "greedy"): "0.62 greedy, at most 0.50 wanted",
+    ("tiny-four", MATH, "reference"): "0.73 with the reference, 0.90 wanted: pre-training ended too early",
+    ("tiny-four", SOKOBAN, "reference"): "0.89 with the reference, 0.90 wanted",
+    ("tiny-four", CODE, "reference"): "0.65 with the reference, 0.90 wanted",
+    ("tiny-four", TOOLS, "reference"): "0.898 with the reference, 0.90 wanted",
+    ("tiny-four", MATH, "feedback"): "9 points of lift from feedback, 10 wanted",
+    ("tiny-four", SOKOBAN, "feedback"): "7 points of lift from feedback, 10 wanted",
+    ("tiny-four", TOOLS, "feedback"): "no lift from feedback, 10 points wanted",
+    ("tiny-four", MATH, "neutral"): "mismatched feedback +4 points, 3 allowed",
+    ("tiny-four", SOKOBAN, "neutral"): "mismatched feedback and filler +4 points, 3 allowed",
+    ("tiny-four", CODE, "neutral"): "any block helps: mismatched feedback +11 points, filler +13, 3 allowed",
+    ("tiny-four", TOOLS, "neutral"): "mismatched reference -4 points, 3 allowed",
 }
 
 FAST: dict[str, Callable[[Bars], bool]] = {
@@ -74,11 +87,20 @@ def expect(request: pytest.FixtureRequest, policy: str, world: str, name: str) -
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
 
 
-@pytest.mark.parametrize(("policy", "world"), JUDGED)
+@pytest.mark.parametrize(("policy", "world"), [*JUDGED, *LONG])
 @pytest.mark.parametrize("name", FAST)
 def test_bar(request: pytest.FixtureRequest, policy: str, world: str, name: str) -> None:
     expect(request, policy, world, name)
     assert FAST[name](quick_bars(policy, world)), quick_bars(policy, world)
+
+
+@pytest.mark.parametrize(("policy", "world"), FOUR)
+def test_four_worlds_are_neither_closed_to_it_nor_solved(request: pytest.FixtureRequest, policy: str, world: str) -> None:
+    expect(request, policy, world, "a glance")
+    env = make_env(world, level="tiny", split="test").unwrapped
+    bars = measure(Policy.load(policy, threads=1), env, count=80, samples=2, kinds=())
+    assert 0.08 <= bars.plain <= 0.60, bars  # the bar is 0.15 to 0.50 on 500 tasks; 80 tasks put a standard error of 4 to 5 points on it
+    assert bars.format_errors <= 0.12, bars
 
 
 @pytest.mark.parametrize("world", (MATH, SOKOBAN))
@@ -89,7 +111,7 @@ def test_the_expert_is_a_stronger_teacher_than_its_student_may_be(world: str) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("policy", "world"), JUDGED)
+@pytest.mark.parametrize(("policy", "world"), [*JUDGED, *FOUR])
 @pytest.mark.parametrize("name", FULL)
 def test_bar_in_full(request: pytest.FixtureRequest, policy: str, world: str, name: str) -> None:
     expect(request, policy, world, name)

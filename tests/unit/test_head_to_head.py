@@ -43,10 +43,10 @@ def test_every_shipped_suite_is_valid_down_to_each_trial(name: str) -> None:
     customise(chosen, None, None, None, None, None, None)  # builds every algorithm
 
 
-def test_quick_has_the_four_methods_the_control_and_both_worlds() -> None:
+def test_quick_has_the_four_methods_the_control_and_all_four_worlds() -> None:
     quick = load_suite("quick")
     assert {arm.algo for arm in quick.arms} == {"grpo", "rft", "opsd", "sdpo", "sharpen"}
-    assert {world.id for world in quick.envs} == {"sdgym/Math-v0", "sdgym/Sokoban-v0"}
+    assert {world.id for world in quick.envs} == {f"sdgym/{name}-v0" for name in ("Math", "Sokoban", "Code", "ToolWorld")}
     assert quick.time_budget is not None and quick.time_budget <= 540, "ten minutes, less what the report takes"
     assert quick.settings["eval"]["samples"] >= 8, "maj@8"
 
