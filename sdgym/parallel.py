@@ -111,7 +111,7 @@ def join(accelerator: Any, recompute: bool = False, grad_clip: float = 0.0) -> W
             raise ConfigError("sharding needs FSDP2: set fsdp_version: 2 in Accelerate's configuration (or --fsdp_version 2)")
         state.fsdp_plugin.activation_checkpointing |= recompute
     if state.distributed_type == "DEEPSPEED":
-        zero.complete(state.deepspeed_plugin.deepspeed_config, grad_clip)
+        zero.complete(state.deepspeed_plugin.deepspeed_config, grad_clip, accelerator.num_processes)
     return World(accelerator.process_index, accelerator.num_processes)
 
 

@@ -44,12 +44,13 @@ def accelerator_settings(device: str) -> dict[str, Any]:
     return {"cpu": False, "kwargs_handlers": [InitProcessGroupKwargs(backend="gloo")]}
 
 
-def complete(config: dict[str, Any], grad_clip: float) -> None:
+def complete(config: dict[str, Any], grad_clip: float, processes: int = 1) -> None:
     """Check a DeepSpeed configuration and fill in what Accelerate leaves to the trainer (in place).
 
     Args:
         config: DeepSpeed's, as Accelerate read it.
         grad_clip: the run's largest gradient norm; 0 for none.
+        processes: of the run. Accelerate writes their number into ``train_batch_size``, where a second run of a process finds it.
 
     Raises:
         ConfigError: a stage without parted state, ZeRO-3 or offloading (the sampler reads whole weights where they are), float16, or
@@ -67,7 +68,7 @@ def complete(config: dict[str, Any], grad_clip: float) -> None:
         raise ConfigError("DeepSpeed float16 scales losses, and the objective's metrics with them: use bf16")
     if config.get("gradient_accumulation_steps") not in (None, "auto", 1):
         raise ConfigError("gradient_accumulation_steps of DeepSpeed must be auto or 1: update.micro_tokens cuts the batch")
-    if config.get("train_batch_size") not in (None, "auto"):
+    if config.get("train_batch_size") not in (None, "auto", processes):
         raise ConfigError("train_batch_size of DeepSpeed must be auto: tasks_per_step and group_size make the batch")
     if config.get("gradient_clipping") not in (None, "auto", grad_clip):
         raise ConfigError(f"gradient_clipping of DeepSpeed must be auto or {grad_clip}, which is optimizer.grad_clip")
