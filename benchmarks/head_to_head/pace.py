@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sdgym.benchmarks.head_to_head.suite import Suite, world_name
@@ -12,7 +12,7 @@ from sdgym.config import merge
 from sdgym.model_store import EMBEDDED
 
 UPDATE_COST = 1.5
-"""Seconds of update per second of rollout, rounded up from a mean of 1.2 over the five methods of `quick`."""
+"""Seconds of update per second of rollout in a world that costs next to nothing itself, rounded up from a mean of 1.2 over the methods of `quick`."""
 SHARE = 0.9  # of the budget that the first seeds may take; the rest is for what the estimate misses
 FEWEST = 5
 LIFT_DRAWS = 10  # rollouts per task of a lift measurement: a group of 8, and one each by student and teacher
@@ -64,17 +64,29 @@ def expected_steps(settings: Mapping[str, Any], pace: Pace) -> int:
     return min(int(settings["steps"]), math.ceil(int(budget) / per_step))
 
 
-def trial_seconds(settings: Mapping[str, Any], steps: int, pace: Pace) -> float:
-    """Predict the seconds of one trial with ``steps`` steps."""
+def fastest(paces: Iterable[Pace]) -> Pace:
+    """Return the pace of the world that costs least."""
+    return max(paces, key=lambda pace: pace.rollouts_per_second)
+
+
+def trial_seconds(settings: Mapping[str, Any], steps: int, pace: Pace, bare: Pace | None = None) -> float:
+    """Predict the seconds of one trial with ``steps`` steps.
+
+    Args:
+        settings: of the trial.
+        steps: of training.
+        pace: of its world.
+        bare: of the fastest world there is: an update plays none, it reads what was written. None takes ``pace``.
+    """
     evaluation = settings["eval"]
     every = int(evaluation["every"]) or steps
     per_eval = int(evaluation["tasks"]) * (int(evaluation["samples"]) + 1)
     worlds = 1 + len(evaluation.get("retention", ()))
     test = worlds * int(evaluation["test_tasks"]) * (int(evaluation["samples"]) + 1)
     group = int(settings["group_size"] or 8)
-    training = steps * int(settings["tasks_per_step"]) * group * (1.0 + UPDATE_COST)
+    training = steps * int(settings["tasks_per_step"]) * group
     rollouts = training + (steps // every + 1) * per_eval + test
-    return pace.overhead + rollouts / pace.rollouts_per_second
+    return pace.overhead + rollouts / pace.rollouts_per_second + UPDATE_COST * training / (bare or pace).rollouts_per_second
 
 
 def core_hours(suite: Suite, paces: Mapping[str, Pace], tune: bool = False, lifts: int = 0) -> float:
@@ -86,13 +98,13 @@ def core_hours(suite: Suite, paces: Mapping[str, Pace], tune: bool = False, lift
         tune: whether each arm gets its search first.
         lifts: arms whose teacher lift is measured.
     """
-    total = 0.0
+    total, bare = 0.0, fastest(paces.values())
     for world in suite.envs:
         pace = paces[world_name(world)]
         per_seed = 0.0
         for arm in suite.arms:
             settings = suite.trial_settings(arm, world, 0)
-            per_seed += trial_seconds(settings, expected_steps(settings, pace), pace)
+            per_seed += trial_seconds(settings, expected_steps(settings, pace), pace, bare)
         runs = suite.seeds * len(suite.policies) + (suite.tune.trials if tune else 0)
         lift = pace.overhead + suite.lift_tasks * LIFT_DRAWS / pace.rollouts_per_second
         total += per_seed * runs + lift * lifts * len(suite.policies)
@@ -124,10 +136,10 @@ def fit_steps(suite: Suite, paces: Mapping[str, Pace], cores: int) -> tuple[Suit
         return suite, None
     room = SHARE * suite.time_budget * cores - sum(p.seconds + p.overhead for p in paces.values())
     cells = [(suite.trial_settings(arm, world, 0), paces[world_name(world)]) for world in suite.envs for arm in suite.arms]
-    wanted = max(int(settings["steps"]) for settings, _ in cells)
+    wanted, bare = max(int(settings["steps"]) for settings, _ in cells), fastest(paces.values())
 
     def total(steps: int) -> float:
-        return sum(trial_seconds(settings, min(steps, int(settings["steps"])), pace) for settings, pace in cells)
+        return sum(trial_seconds(settings, min(steps, int(settings["steps"])), pace, bare) for settings, pace in cells)
 
     fitting = next((steps for steps in range(wanted, FEWEST, -1) if total(steps) <= room), FEWEST)
     if fitting >= wanted:

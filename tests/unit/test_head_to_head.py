@@ -12,7 +12,7 @@ import pytest
 from sdgym.benchmarks.head_to_head import run_suite
 from sdgym.benchmarks.head_to_head.compare import customise
 from sdgym.benchmarks.head_to_head.expand import expand
-from sdgym.benchmarks.head_to_head.pace import FEWEST, Pace, fit_steps, trial_seconds
+from sdgym.benchmarks.head_to_head.pace import FEWEST, UPDATE_COST, Pace, fit_steps, trial_seconds
 from sdgym.benchmarks.head_to_head.runner import Board, Running
 from sdgym.benchmarks.head_to_head.suite import Suite, load_suite, suite_names, world_name
 from sdgym.benchmarks.head_to_head.trials import Trial, make_plan, obstacle
@@ -157,6 +157,10 @@ def test_a_slow_machine_trains_fewer_steps_and_says_so() -> None:
     cost = trial_seconds(slow.trial_settings(slow.arms[0], slow.envs[0], 0), steps, Pace(1_000, 10.0, 5.0))
     assert cost <= 0.9 * 500.0, "two cells on two cores"
     assert fit_steps(big, {"math-tiny": Pace(1, 100.0, 5.0)}, 2)[0].settings["steps"] == FEWEST
+    costly, bare, plan = Pace(100, 10.0, 5.0), Pace(1_000, 10.0, 5.0), slow.trial_settings(slow.arms[0], slow.envs[0], 0)
+    drawn = 10 * int(plan["tasks_per_step"]) * int(plan["group_size"])
+    saved = trial_seconds(plan, 10, costly) - trial_seconds(plan, 10, costly, bare)
+    assert saved == pytest.approx(UPDATE_COST * drawn * (1 / 10 - 1 / 100)), "updates play no world"
     assert fit_steps(suite(), {"math-tiny": Pace(1, 100.0, 5.0)}, 2)[1] is None, "no budget, no cut"
 
 
