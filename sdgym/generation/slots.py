@@ -24,6 +24,7 @@ from sdgym.errors import PolicyError
 
 ATTENTION = "sdgym_slots"
 _UNKNOWN = ("softcap", "s_aux", "head_mask")
+_ELSE = "(--set generation.engine=vllm may)"
 
 
 class Plan(Protocol):
@@ -211,7 +212,15 @@ def _slot_attention(
 ) -> tuple[Tensor, None]:
     """Attention in the interface of Hugging Face models; ``kwargs["slots"]`` is the plan."""
     if used := [name for name in _UNKNOWN if kwargs.get(name) is not None]:
-        raise PolicyError(f"{type(module).__name__} uses {used[0]!r} in attention, which the embedded sampler does not have")
+        raise PolicyError(f"{type(module).__name__} uses {used[0]!r} in attention, which the embedded sampler does not have {_ELSE}")
+    if "slots" not in kwargs:
+        raise PolicyError(
+            f"{type(module).__name__} does not hand on what a forward pass is given, which the embedded sampler needs {_ELSE}"
+        )
+    if key.shape[-1] != value.shape[-1]:
+        raise PolicyError(
+            f"{type(module).__name__} has keys and values of different widths, which the embedded sampler does not have {_ELSE}"
+        )
     output = kwargs["slots"].attend(module.layer_idx, query, key, value, scaling or query.shape[-1] ** -0.5)
     return output.transpose(1, 2).contiguous(), None
 
