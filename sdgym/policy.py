@@ -219,12 +219,13 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
         raise UnknownNameError("dtype", name, DTYPES)
     if device.type == "cpu" and name == "float16":
         raise ConfigError("float16 on the CPU is neither fast nor exact enough to train; use float32")
-    if device.type == "cpu" and name == "bfloat16" and not _cpu_has_bfloat16():
+    if device.type == "cpu" and name == "bfloat16" and not cpu_has_bfloat16():
         raise ConfigError("this CPU has no bfloat16 instructions, so bfloat16 would be slower and less exact; use float32")
     return DTYPES[name]
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
+    """Return whether this CPU has bfloat16 instructions."""
     capabilities = torch.backends.cpu.get_cpu_capability()
     flags = Path("/proc/cpuinfo")
     return "bf16" in flags.read_text(errors="ignore") if flags.exists() else "BF16" in capabilities

@@ -47,8 +47,6 @@ READING: Mapping[str, float] = {
 }
 """The mixture once the skills are there: more text to read, true and not."""
 
-INFORMED = ("reference", "peer", "feedback", "peer+feedback", "outcome")
-
 
 @dataclasses.dataclass(frozen=True)
 class Block:
@@ -170,9 +168,19 @@ def continuation(env: TextEnv, task: Task, actions: Sequence[str], chat: ChatFor
 
 
 def make_example(
-    env: TextEnv, task: Task, other: Callable[[], Task], kind: str, rng: np.random.Generator, chat: ChatFormat, draws: int
+    env: TextEnv,
+    task: Task,
+    other: Callable[[], Task],
+    kind: str,
+    rng: np.random.Generator,
+    chat: ChatFormat,
+    draws: int,
+    trust: float = 1.0,
 ) -> Example | None:
-    """Build one example; None if its block cannot be made (a novice that never fails)."""
+    """Build one example; None if its block cannot be made (a novice that never fails).
+
+    A share ``trust`` of the demonstrations is drawn from the posterior given the block, the rest from the novice as he was.
+    """
     if kind == "study":
         return Example(kind, chat.prompt_ids(list(task.messages)), ((*continuation(env, task, tuple(env.oracle(task)), chat), 1.0),))
     block = make_block(kind, env, task, other, rng, chat)
@@ -180,7 +188,8 @@ def make_example(
         return None
     prompt = chat.prompt_ids(framed_messages(task, block, rng))
     about_task = block.information is not None and block.information.about == task.task_id
-    counts = collections.Counter(tuple(env.demonstrate(task, rng, block.information if about_task else None)) for _ in range(draws))
+    believed = rng.random(draws) < trust if about_task else np.zeros(draws, bool)
+    counts = collections.Counter(tuple(env.demonstrate(task, rng, block.information if told else None)) for told in believed)
     made = [(*continuation(env, task, actions, chat), n / draws) for actions, n in sorted(counts.items())]
     return Example(kind, prompt, tuple(made))
 
@@ -213,7 +222,7 @@ def examples(
     seed: int,
     draws: int,
     shares: Sequence[float],
-    informed: float = 1.0,
+    trust: float = 1.0,
     study: float = 0.0,
     prompts: int = 1,
     mixture: Mapping[str, float] = MIXTURE,
@@ -223,20 +232,20 @@ def examples(
     Args:
         tasks: per environment, what its examples are about (:func:`drawn_tasks`).
         shares: of the tasks, per environment.
-        informed: a factor on the shares of true information: below 1 the policy learns to use it less well.
+        trust: see :func:`make_example`; below 1 the policy learns to make less of what it is told.
         study: the share of tasks that are shown solved and without any block, from which the skills are learnt.
         prompts: prompts per task that is not studied. They differ in their blocks only, so that the contrast
             between them is what the blocks say, and the task itself is computed once (:mod:`sdgym.packing`).
         mixture: shares of the kinds of prompts.
     """
     kinds = list(mixture)
-    weights = np.array([share * (informed if kind in INFORMED else 1.0) for kind, share in mixture.items()])
+    weights = np.array(list(mixture.values()))
     for index in itertools.count():
         rng = generator(seed, "pretrain", index)
         which = int(rng.choice(len(envs), p=np.array(shares)))
         env, task = envs[which], next(tasks[which])
         chosen = ["study"] if rng.random() < study else rng.choice(kinds, size=prompts, p=weights / weights.sum())
         for kind in chosen:
-            example = make_example(env, task, functools.partial(next, tasks[which]), str(kind), rng, chat, draws)
+            example = make_example(env, task, functools.partial(next, tasks[which]), str(kind), rng, chat, draws, trust)
             if example is not None:
                 yield example

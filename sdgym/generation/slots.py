@@ -12,6 +12,7 @@ attention function registered here, which finds its plan in the keyword argument
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -41,7 +42,7 @@ class Store:
     """
 
     def __init__(self, layers: int, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
-        self._shape, self._options = (heads, width), {"dtype": dtype, "device": device}
+        self._shape = (heads, width)
         self.rows = self.length = 0
         self.keys: list[Tensor] = [torch.zeros(0, heads, 0, width, dtype=dtype, device=device) for _ in range(layers)]
         self.values: list[Tensor] = list(self.keys)
@@ -56,7 +57,7 @@ class Store:
             self.length = -(-max(length, 3 * old_length // 2) // 64) * 64
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
-                tensors[layer] = torch.zeros((self.rows, heads, self.length, width), **self._options)  # type: ignore[call-overload]
+                tensors[layer] = _zeros((self.rows, heads, self.length, width), old.dtype, old.device)
                 tensors[layer][:old_rows, :, :old_length] = old
 
     def move(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
@@ -88,6 +89,10 @@ class SlotCache:
         self.length = np.zeros(slots, np.int64)
         self.bytes_per_token = 2 * config.num_hidden_layers * heads * width * parameter.element_size()
 
+    def clear(self) -> None:
+        """Forget every session and every page; the memory stays, since touching new memory is slower than writing to old."""
+        self.page_length[:], self.page_of[:], self.length[:] = 0, -1, 0
+
     def move_slots(self, moves: Mapping[int, int]) -> None:
         """Move sessions from slot to slot."""
         sources, targets = list(moves), list(moves.values())
@@ -102,6 +107,19 @@ class SlotCache:
         self.page_length[targets] = self.page_length[sources]
         for source, target in moves.items():
             self.page_of[self.page_of == source] = target
+
+
+def decode_width(occupied: int, slots: int) -> int:
+    """Return how many slots a step computes for ``occupied`` ones: a multiple of an eighth of the next power of two, at least 2."""
+    unit = max(2, (1 << occupied.bit_length()) // 8)
+    return min(slots, -(-occupied // unit) * unit)
+
+
+def moves(occupied: np.ndarray, width: int) -> dict[int, int]:
+    """Map each occupied place at or above ``width`` to a free one below."""
+    high = occupied[occupied >= width]
+    free = np.setdiff1d(np.arange(width), occupied)[: len(high)]
+    return dict(zip(high.tolist(), free.tolist(), strict=True))
 
 
 class PrefixPlan:
@@ -201,6 +219,13 @@ class DecodePlan:
         """``[pages, Hkv, members·r, d]`` to ``[n, Hkv, r, d]``."""
         rows: Tensor = x.unflatten(2, (-1, r)).transpose(1, 2).flatten(0, 1)
         return rows[self._place]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return zeros; in a CPU's memory those that the operating system hands out, which cost nothing before they are touched."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 def _additive(seen: np.ndarray, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdgym.errors import PolicyError
+from sdgym.errors import NumericalError, PolicyError
 from sdgym.generation.base import Request, Sample, SamplingParams
-from sdgym.generation.slots import DecodePlan, ExtendPlan, Plan, PrefixPlan, SlotCache, slot_attention
+from sdgym.generation.slots import DecodePlan, ExtendPlan, Plan, PrefixPlan, SlotCache, decode_width, moves, slot_attention
 from sdgym.generation.truncation import RowSampling, check_params, sample_tokens
 from sdgym.packing import score_sequences
 from sdgym.policy import Policy
@@ -101,6 +101,7 @@ class TorchSampler:
         self.slots = min(slots, max(1, cache_bytes // per_session))
         self._dtype = next(policy.model.parameters()).dtype
         self.decoded = self.prefilled = 0
+        self._cache = SlotCache(policy.model, self.slots)
         self._clear()
         self._check_against_forward()
 
@@ -181,9 +182,13 @@ class TorchSampler:
             raise PolicyError(f"cannot change weights while {self.pending} requests are pending")
         self._clear()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def tick(self) -> list[Sample]:
-        """Admit what fits, decode one token for every live row, return the rows that finished, in submit order."""
+        """Admit what fits, decode one token for every live row, return the rows that finished, in submit order.
+
+        Raises:
+            NumericalError: the weights are damaged; every session and every pending request is forgotten.
+        """
         decoding = list(self._rows)
         full = self._admit()
         fresh = self._rows[len(decoding) :]
@@ -200,7 +205,7 @@ class TorchSampler:
     # ---- admission ------------------------------------------------------------------------------
 
     def _clear(self) -> None:
-        self._cache = SlotCache(self.policy.model, self.slots)
+        self._cache.clear()
         self._sessions: dict[int, _Session] = {}
         self._prompts: dict[bytes, _Prompt] = {}
         self._queue = deque()
@@ -324,17 +329,17 @@ class TorchSampler:
     def _compact(self) -> None:
         """Choose how many slots a step computes, and move rows (and pages) down where that makes it fewer.
 
-        Widths are multiples of an eighth of the slots, so shapes are few; only what lies above the new width moves.
+        Widths are few (:func:`sdgym.generation.slots.decode_width`), so that shapes are; only what lies above the new width moves.
         """
-        cache, unit = self._cache, max(1, self.slots // 8)
+        cache = self._cache
         occupied = np.flatnonzero(cache.page_of >= 0)
-        self._width = min(self.slots, -(-len(occupied) // unit) * unit)
-        if moved := _moves(occupied, self._width):
+        self._width = decode_width(len(occupied), self.slots)
+        if moved := moves(occupied, self._width):
             cache.move_slots(moved)
             for session in self._sessions.values():
                 session.slot = moved.get(session.slot, session.slot)
         pages = np.array(sorted(prompt.page for prompt in self._prompts.values() if prompt.page >= 0))
-        if 2 * len(pages) <= pages[-1] and (moved := _moves(pages, len(pages))):
+        if 2 * len(pages) <= pages[-1] and (moved := moves(pages, len(pages))):
             cache.move_pages(moved)
             for prompt in self._prompts.values():
                 prompt.page = moved.get(prompt.page, prompt.page)
@@ -344,7 +349,13 @@ class TorchSampler:
     def _sample(self, rows: Sequence[_Row], logits: Tensor) -> None:
         keys = np.array([row.request.noise_key for row in rows], np.uint64)
         counters = np.array([len(row.ids) for row in rows])
-        ids, logprobs = sample_tokens(logits, counter_uniform(keys, counters), RowSampling.of([row.request.sampling for row in rows]))
+        sampling = RowSampling.of([row.request.sampling for row in rows])
+        try:
+            ids, logprobs = sample_tokens(logits, counter_uniform(keys, counters), sampling)
+        except NumericalError:
+            self._clear()
+            self._cache = SlotCache(self.policy.model, self.slots)  # a masked NaN would spoil what comes after it: 0·NaN is NaN
+            raise
         for row, token, logprob in zip(rows, ids.tolist(), logprobs.tolist(), strict=True):
             row.ids.append(token)
             row.logprobs.append(logprob)
@@ -378,10 +389,3 @@ def _padded(sequences: Sequence[np.ndarray], starts: Sequence[int]) -> tuple[np.
     for row, sequence in enumerate(sequences):
         ids[row, : len(sequence)] = sequence
     return ids, np.asarray(starts, np.int64)[:, None] + np.arange(width)
-
-
-def _moves(occupied: np.ndarray, width: int) -> dict[int, int]:
-    """Map each occupied place at or above ``width`` to a free one below."""
-    high = occupied[occupied >= width]
-    free = np.setdiff1d(np.arange(width), occupied)[: len(high)]
-    return dict(zip(high.tolist(), free.tolist(), strict=True))

@@ -7,9 +7,11 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 
+from sdgym.benchmarks.pretrain_tiny import precision
 from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, WINDOW, drawn_tasks, examples
-from sdgym.benchmarks.pretrain_tiny.train import RECIPES, Recipe, Stage, make_envs, pretrain, recipe_for, shortened
+from sdgym.benchmarks.pretrain_tiny.train import RECIPES, Recipe, Stage, batch_loss, make_envs, pretrain, recipe_for, shortened
 from sdgym.policy import Policy
 from sdgym.testing_policy import random_policy
 
@@ -53,6 +55,39 @@ def test_study_shows_the_oracle_without_a_block() -> None:
     envs, chat = make_envs(Recipe(envs=(("sdgym/Math-v0", {}, 1.0),))), random_policy().chat
     for example in itertools.islice(examples(envs, chat, [drawn_tasks(envs[0], 0, 0)], 1, draws=2, shares=[1.0], study=1.0), 5):
         assert example.kind == "study" and len(example.continuations) == 1
+
+
+def test_a_policy_that_is_taught_to_believe_less_is_shown_the_novice_instead() -> None:
+    envs, chat = make_envs(Recipe(envs=(("sdgym/Math-v0", {}, 1.0),))), random_policy().chat
+
+    def answers(trust: float) -> list[int]:
+        """Return how many different demonstrations stand behind each reference: one where every one is believed."""
+        told = {"reference": 1.0}
+        stream = examples(envs, chat, [drawn_tasks(envs[0], 0, 0)], 5, draws=8, shares=[1.0], trust=trust, mixture=told)
+        return [len(example.continuations) for example in itertools.islice(stream, 20)]
+
+    assert set(answers(1.0)) == {1}
+    assert sum(answers(0.0)) > 40
+    assert 20 < sum(answers(0.5)) < sum(answers(0.0))
+
+
+def test_half_precision_products_change_the_loss_in_its_third_digit_only_and_leave_the_model_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    envs, policy = make_envs(Recipe(envs=(("sdgym/Math-v0", {}, 1.0),))), Policy.load("tiny")
+    stream = examples(envs, policy.chat, [drawn_tasks(envs[0], 0, 0)], 5, draws=2, shares=[1.0])
+    batch = list(itertools.islice(stream, 8))
+    exact, _ = batch_loss(policy.model, batch)
+    losses = {}
+    for able in (True, False):
+        monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda able=able: able)
+        with precision.half_products(policy.model):
+            losses[able], _ = batch_loss(policy.model, batch)
+        assert policy.model.config._attn_implementation == "sdpa"
+    assert losses[False].item() == exact.item() != losses[True].item()
+    assert losses[True].item() == pytest.approx(exact.item(), rel=0.02)
+    losses[True].backward()
+    assert all(p.grad is not None and p.grad.dtype == p.dtype == torch.float32 for p in policy.model.parameters())
 
 
 def test_tasks_are_distinct_within_a_window_and_a_later_start_joins_the_same_series() -> None:

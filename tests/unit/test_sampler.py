@@ -183,14 +183,19 @@ def test_new_weights_are_used_after_sync(policy):
     np.testing.assert_array_equal(finish(sampler)[0].ids, alone(policy, request).ids)
 
 
-def test_damaged_weights_stop_the_run():
-    damaged = random_policy(seed=2)
+def test_damaged_weights_stop_the_run_and_leave_nothing_behind(policy):
+    damaged, request = random_policy(seed=2), Request(0, 0, prompt(0), 0, SamplingParams(max_tokens=8))
     sampler = TorchSampler(damaged, slots=1)
+    sampler.submit(request)
+    assert not [*sampler.tick(), *sampler.tick(), *sampler.tick()]
     with torch.no_grad():
-        damaged.model.model.norm.weight[0] = float("nan")
-    sampler.submit(Request(0, 0, prompt(0), 0, SamplingParams()))
+        damaged.model.model.embed_tokens.weight[:, 0] = float("nan")  # goes into the cache, beyond what a new session writes first
     with pytest.raises(NumericalError, match="not finite in 1 of 1 rows"):
         sampler.tick()
+    damaged.model.load_state_dict(policy.model.state_dict())
+    sampler.sync_weights()
+    sampler.submit(request)
+    np.testing.assert_array_equal(finish(sampler)[0].ids, alone(policy, request).ids)
 
 
 def test_the_models_own_attention_is_back_after_a_tick(policy):
