@@ -109,6 +109,16 @@ def test_the_expert_is_a_stronger_teacher_than_its_student_may_be(world: str) ->
     assert measure(Policy.load("tiny-expert", threads=1), env, count=200, samples=2, kinds=()).plain >= 0.5  # a student's upper bar
 
 
+@pytest.mark.parametrize("world", (MATH, SOKOBAN))
+def test_the_poor_listener_has_the_skills_of_tiny_and_less_of_its_lift(world: str) -> None:
+    env = make_env(world, level="tiny", split="test").unwrapped
+    bars = measure(
+        Policy.load("tiny-weak", threads=1), env, count=150, samples=4, block_samples=2, kinds=("reference",), pools=("trained",)
+    )
+    assert 0.15 <= bars.plain <= 0.50, bars
+    assert 0.05 <= bars.blocks["reference"] - bars.plain <= 0.33, bars  # tiny's lift is 0.56 and 0.59
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("policy", "world"), [*JUDGED, *FOUR])

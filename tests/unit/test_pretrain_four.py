@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from sdgym import model_store
 from sdgym.benchmarks.pretrain_tiny import train
 from sdgym.benchmarks.pretrain_tiny.bars import Actions, generate, worlds_of
 from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, make_example, run_attempt
@@ -24,7 +25,6 @@ from sdgym.errors import PolicyError
 from sdgym.generation.base import SamplingParams
 from sdgym.generation.torch_sampler import TorchSampler
 from sdgym.ledger import Ledger
-from sdgym.model_store import local_path
 from sdgym.policy import Policy
 from sdgym.rollout import Job, RolloutDriver
 from sdgym.seeding import generator
@@ -157,10 +157,10 @@ def test_the_bars_are_measured_where_a_policy_was_trained(tmp_path: Path) -> Non
     assert worlds_of(str(tmp_path)) == [env_id for env_id, _, _ in FOUR.envs]
 
 
-def test_a_policy_without_weights_here_is_one_sentence() -> None:
-    if local_path("tiny-four") is None:
-        with pytest.raises(PolicyError, match="tiny-four"):
-            Policy.load("tiny-four")
+def test_a_policy_without_weights_here_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(model_store, "_ASSETS", tmp_path)
+    with pytest.raises(PolicyError, match="'tiny-weak' is missing from this installation; install sdgym again"):
+        Policy.load("tiny-weak")
 
 
 def test_chat_of_the_extended_tokenizer_has_the_same_frames(tiny: Policy, longer: PreTrainedTokenizerFast) -> None:
