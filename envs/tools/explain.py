@@ -1,5 +1,6 @@
-"""What is said about an attempt at a tiny task: which part of it was wrong, never what is right.
+"""What is said about an attempt at a tiny task: what it was, and which part of it was wrong, never what is right.
 
+Who reads it may not have made the attempt (a teacher is given the feedback alone), so it names the call and the row.
 The words depend only on what the attempt did and on what would have been right. So one can ask, of any
 other call, whether the same words would have been said had that one been right: that is the posterior of
 the novice given the feedback.
@@ -30,11 +31,13 @@ class Attempt:
         refused: why it did nothing at all, or empty.
         changes: what it changed.
         answer: what it answered, or None.
+        tools: what it called, in order.
     """
 
     refused: str
     changes: tuple[Change, ...] = ()
     answer: Any = None
+    tools: tuple[str, ...] = ()
 
     def outcome(self) -> tuple[Any, ...]:
         """Return what makes two attempts the same."""
@@ -52,7 +55,7 @@ def attempt(world: World, case: Case, action: str) -> Attempt:
         result = call_api(episode, APPS, call.tool, call.args)
         if "error" in result:
             return Attempt(f"Error {result['error']['code']}: {result['error']['message']}.")
-    return Attempt("", tuple(episode.db.changes()), episode.answer)
+    return Attempt("", tuple(episode.db.changes()), episode.answer, tuple(call.tool for call in calls))
 
 
 def explain(case: Case, tried: Attempt, wanted: Attempt) -> str:
@@ -62,7 +65,8 @@ def explain(case: Case, tried: Attempt, wanted: Attempt) -> str:
     if tried.outcome() == wanted.outcome():
         return "Right."
     if wanted.answer is not None and tried.answer is not None:
-        return _direction("The answer is", tried.answer, wanted.answer) + "."
+        number = f" {tried.answer}" if isinstance(tried.answer, int) and abs(tried.answer) < 10**6 else ""  # nothing of any length
+        return _direction(f"The answer{number} is", tried.answer, wanted.answer) + "."
     if wanted.answer is not None:
         return "An answer was asked for."
     if not tried.changes:
@@ -71,7 +75,7 @@ def explain(case: Case, tried: Attempt, wanted: Attempt) -> str:
     if len(mine) != 1:
         return "One row was to be changed, not several."
     act = "Right" if _kinds(tried) == _kinds(wanted) else "Wrong"
-    return f"{act} call, {_row_part(case, mine.pop(), next(iter(right), None))}."
+    return f"{act} call {', '.join(tried.tools)}, {_row_part(case, mine.pop(), next(iter(right), None))}."
 
 
 def _targets(done: Attempt) -> set[int]:
@@ -94,13 +98,13 @@ def _kinds(done: Attempt) -> set[tuple[Any, ...]]:
 
 def _row_part(case: Case, mine: int, right: int | None) -> str:
     if mine == right:
-        return "right row"
+        return f"right row {mine}"
     rows = {number: (name, values) for name, number, values in case.plants if name in SHOWN}
     if mine not in rows or right not in rows:
-        return "wrong row"
+        return f"wrong row {mine}"
     table, tried = rows[mine]
     wrong = [(column, tried[column], rows[right][1][column]) for column in TOLD.get(table, SHOWN[table])]
-    return "wrong row: " + ", ".join(_direction(column, have, want) for column, have, want in wrong if have != want)
+    return f"wrong row {mine}: " + ", ".join(_direction(column, have, want) for column, have, want in wrong if have != want)
 
 
 def _direction(name: str, have: Any, want: Any) -> str:

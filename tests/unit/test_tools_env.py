@@ -241,7 +241,8 @@ def test_what_is_said_about_a_wrong_call(tiny: Any) -> None:
     for row in screen.rows:
         wrong = [name for name, column in (("sender", "sender"), ("subject", "subject")) if row[column] != target[column]]
         text = action_text(type(screen.right)(screen.right.tool, {"id": row["id"]}))
-        expected = "Right." if not wrong else "Right call, wrong row: " + ", ".join(f"{name} wrong" for name in wrong) + "."
+        named = f"Right call {screen.right.tool}, wrong row {row['id']}: "
+        expected = "Right." if not wrong else named + ", ".join(f"{name} wrong" for name in wrong) + "."
         assert play(env, task, text)[4]["feedback"] == expected
     spray = "".join(f'{{"{screen.right.tool}":{{"id":{row["id"]}}}}}' for row in screen.rows[:3])
     *_, info = play(env, task, spray)
@@ -282,6 +283,13 @@ def test_an_answer_is_told_too_high_or_too_low() -> None:
     env = ToolWorldEnv()
     task = task_of(env, "count")
     number = json.loads(task.privileged["answer"])["answer"]
-    for given, said in ((number + 1, "The answer is too high."), (number - 1, "The answer is too low."), (str(number), "Right.")):
+    said_of = (
+        (number + 1, f"The answer {number + 1} is too high."),
+        (number - 1, f"The answer {number - 1} is too low."),
+        (str(number), "Right."),
+        (10**12, "The answer is too high."),  # what a model writes does not come back at any length
+        ("many " * 100, "The answer is wrong."),
+    )
+    for given, said in said_of:
         *_, info = play(env, task, json.dumps({"answer": given}))
         assert info["feedback"] == said and info["success"] == float(said == "Right.")
