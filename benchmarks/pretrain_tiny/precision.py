@@ -2,7 +2,6 @@
 
 Weights, gradients and optimizers stay float32, as in any mixed-precision training (Micikevicius et al. 2018); with bfloat16 the
 loss needs no scaling. Attention stays float32 too: torch's bfloat16 kernel for its backward pass is the slower one at these sizes.
-Measured on one core at the recipe's batches: 1.3 times as many tokens per second.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_a_policy_that_is_taught_to_believe_less_is_shown_the_novice_instead() -
     assert 20 < sum(answers(0.5)) < sum(answers(0.0))
 
 
-def test_half_precision_products_change_the_loss_in_its_third_digit_only_and_leave_the_model_as_it_was(
+def test_half_precision_products_change_the_loss_a_little_and_leave_the_model_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     envs, policy = make_envs(Recipe(envs=(("sdgym/Math-v0", {}, 1.0),))), Policy.load("tiny")
