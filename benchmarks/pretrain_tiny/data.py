@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from sdgym.algos.conditioning.frames import attempt_text, feedback_text, filler, phrases, section, with_block
+from sdgym.algos.conditioning.frames import attempt_text, feedback_text, filler, phrase, phrases, with_block
 from sdgym.chat import ChatFormat
 from sdgym.core import Feedback, Message, Task
 from sdgym.seeding import derive, generator
@@ -35,17 +35,21 @@ MIXTURE: Mapping[str, float] = {
 }
 
 READING: Mapping[str, float] = {
-    "none": 0.14,
+    "none": 0.13,
     "empty": 0.03,
     "filler": 0.06,
-    "mismatched": 0.17,
-    "reference": 0.23,
-    "peer": 0.08,
-    "feedback": 0.24,
+    "mismatched": 0.27,
+    "reference": 0.20,
+    "peer": 0.06,
+    "feedback": 0.21,
     "peer+feedback": 0.01,
-    "outcome": 0.04,
+    "outcome": 0.03,
 }
 """The mixture once the skills are there: more text to read, true and not."""
+
+
+WORD_NOISE = 0.15
+"""Share of a frame's words that pre-training replaces by other words of such frames, or by words that say nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,10 +142,27 @@ def make_block(kind: str, env: TextEnv, task: Task, other: Callable[[], Task], r
     return block_about(kind, env, task, rng)
 
 
-def framed_messages(task: Task, block: Block, rng: np.random.Generator, pool: str = "trained") -> list[Message]:
-    """Return the chat with the block in randomly chosen wordings of ``pool``."""
-    sections = [section(kind, text, int(rng.integers(len(phrases()[kind][pool]))), pool) for kind, text in block.sections]
-    return with_block(task.messages, sections, int(rng.integers(len(phrases()["closing"][pool]))), pool)
+@functools.cache
+def _words(kind: str) -> Sequence[str]:
+    """Return the words of all trained wordings of ``kind`` and of the fillers."""
+    return [
+        word for text in (*phrases()[kind]["trained"], *phrases()["filler"]["trained"]) for word in text.split() if "{text}" not in word
+    ]
+
+
+def reworded(kind: str, frame: str, rng: np.random.Generator) -> str:
+    """Return a wording with a share :data:`WORD_NOISE` of its words replaced, so that a reader relies on what stands in the slot."""
+    words, noise = frame.split(" "), _words(kind)
+    return " ".join(w if "{text}" in w or rng.random() >= WORD_NOISE else noise[int(rng.integers(len(noise)))] for w in words)
+
+
+def framed_messages(task: Task, block: Block, rng: np.random.Generator) -> list[Message]:
+    """Return the chat with the block in randomly chosen trained wordings, each with some noise (:func:`reworded`)."""
+    sections = []
+    for kind, text in block.sections:
+        frame = phrase(kind, int(rng.integers(len(phrases()[kind]["trained"]))))
+        sections.append(reworded(kind, frame, rng).replace("{text}", text))
+    return with_block(task.messages, sections, int(rng.integers(len(phrases()["closing"]["trained"]))))
 
 
 def continuation(env: TextEnv, task: Task, actions: Sequence[str], chat: ChatFormat) -> tuple[np.ndarray, np.ndarray]:

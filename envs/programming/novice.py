@@ -11,9 +11,9 @@ import re
 from sdgym.envs.programming.problem import Problem, behaviours
 from sdgym.verifiers.code_feedback import report
 
-RIGHT = (0.62, 0.34, 0.14)
+RIGHT = (0.62, 0.31, 0.12)
 """P(right) before slips, by ``Problem.ease``."""
-SHARES = (0.62, 0.26, 0.12)
+SHARES = (0.75, 0.16, 0.09)
 """How the rest is divided among the mistakes, most tempting first."""
 NUMBER_SLIPS, BROKEN = 0.04, 0.02
 

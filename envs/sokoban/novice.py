@@ -94,22 +94,22 @@ def _weights(f: Features) -> dict[str, float]:
     """
     if not f.detour:
         if f.horizontal and f.upper:
-            return {"right": 0.25, "mirrored": 0.5, "short": 0.1, "long": 0.15}
+            return {"right": 0.25, "mirrored": 0.6, "short": 0.05, "long": 0.1}
         if f.horizontal or f.upper:
             return {"right": 0.65, "mirrored": 0.06, "short": 0.1, "long": 0.14}
         return {"right": 0.25, "mirrored": 0.06, "short": 0.14, "long": 0.55}
     if not f.turns:
         if f.horizontal:
-            return {"right": 0.2, "near": 0.2, "mirrored": 0.4, "long": 0.1, "walls": 0.1}
+            return {"right": 0.22, "near": 0.08, "mirrored": 0.6, "long": 0.05, "walls": 0.05}
         if f.upper:
             return {"right": 0.55, "near": 0.15, "long": 0.15, "walls": 0.1}
-        return {"right": 0.15, "near": 0.5, "short": 0.2, "long": 0.1, "walls": 0.1}
+        return {"right": 0.2, "near": 0.6, "short": 0.07, "long": 0.07, "walls": 0.06}
     if f.horizontal and f.upper:
         return {"right": 0.55, "axis": 0.12, "short": 0.12, "near": 0.1, "walls": 0.1}
     if f.horizontal:
         return {"right": 0.15, "axis": 0.15, "short": 0.5, "near": 0.1, "walls": 0.1}
     if f.upper:
-        return {"right": 0.15, "near": 0.5, "axis": 0.15, "short": 0.1, "walls": 0.1}
+        return {"right": 0.2, "near": 0.6, "axis": 0.08, "short": 0.06, "walls": 0.06}
     return {"right": 0.15, "axis": 0.3, "long": 0.4, "near": 0.1, "walls": 0.1}
 
 

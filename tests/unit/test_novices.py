@@ -9,8 +9,10 @@ import gymnasium
 import numpy as np
 import pytest
 
-from sdgym.benchmarks.novices import measure
+from sdgym.benchmarks.novices import WORLDS, greedy, measure
+from sdgym.chat import ChatFormat
 from sdgym.core import Outcome, Task
+from sdgym.policy import Policy
 from sdgym.text_env import Information, Response, TextEnv
 
 TABLES: tuple[dict[str, float], ...] = ({"right": 0.5, "near": 0.3, "far": 0.2}, {"near": 0.6, "right": 0.4})
@@ -49,7 +51,29 @@ def world() -> Iterator[str]:
 
 
 def test_the_numbers_are_those_done_by_hand(world: str) -> None:
-    found = measure(world, 2)
+    found = measure(world, 2, ChatFormat(Policy.load("tiny", threads=1).tokenizer))
     outcome = (0.3 * 0.5 / 0.7 + 0.2 * 0.5 / 0.8 + 0.6 * 1.0) / (0.5 + 0.6)
-    assert found == {"plain": pytest.approx(0.45), "mode": 0.5, "feedback": pytest.approx(1.0), "outcome": pytest.approx(outcome)}
+    assert found == {
+        "plain": pytest.approx(0.45),
+        "mode": 0.5,
+        "greedy": 0.5,  # no two attempts begin with the same token
+        "feedback": pytest.approx(1.0),
+        "outcome": pytest.approx(outcome),
+    }
     assert np.isclose(outcome, 0.8539, atol=1e-4)
+
+
+def test_greedy_decoding_follows_the_weight_of_a_common_beginning() -> None:
+    """Texts 1 2 (.35) and 1 3 (.25) share .6 of the weight and beat 4 (.4), the likeliest of all; a text that ends is a choice like another."""
+    assert greedy([([4], 0.4), ([1, 2], 0.35), ([1, 3], 0.25)]) == 1
+    assert greedy([([4], 0.4), ([1], 0.35), ([1, 3], 0.25)]) == 1
+    assert greedy([([4], 0.4), ([1], 0.25), ([1, 3], 0.35)]) == 2
+    assert greedy([([4], 0.4), ([1, 2], 0.25), ([1, 2], 0.25)]) == 1
+
+
+@pytest.mark.parametrize("env_id", WORLDS)
+def test_greedy_decoding_of_every_novice_lies_in_the_band(env_id: str) -> None:
+    """15 to 50 % (ARCHITECTURE §6): a policy that has become the novice must leave greedy decoding room to be wrong."""
+    found = measure(env_id, 100, ChatFormat(Policy.load("tiny-four", threads=1).tokenizer))
+    assert 0.15 < found["plain"] < 0.5 and 0.15 < found["greedy"] < 0.5
+    assert found["plain"] + 0.1 < found["outcome"] + 0.1 < found["feedback"]

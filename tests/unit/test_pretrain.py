@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from sdgym.benchmarks.pretrain_tiny import precision
-from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, WINDOW, drawn_tasks, examples
+from sdgym.benchmarks.pretrain_tiny.data import MIXTURE, READING, WINDOW, WORD_NOISE, drawn_tasks, examples, reworded
 from sdgym.benchmarks.pretrain_tiny.train import RECIPES, Recipe, Stage, batch_loss, make_envs, pretrain, recipe_for, shortened
 from sdgym.policy import Policy
+from sdgym.seeding import generator
 from sdgym.testing_policy import random_policy
 
 TWO = Recipe(stages=(Stage(10, warmup=0.2, decay=0.5), Stage(4, peak=0.5, warmup=0.0, decay=1.0)))
@@ -106,3 +107,11 @@ def test_the_expert_starts_from_its_students_weights_and_studies_only(tmp_path: 
     made, student = Policy.load(str(tmp_path / "expert")), Policy.load("tiny")
     assert made.state_hash() == student.state_hash(), "a step at rate zero must leave the student's weights as they are"
     assert made.tokenizer.get_vocab() == student.tokenizer.get_vocab()
+
+
+def test_rewording_replaces_words_of_the_frame_and_never_the_slot() -> None:
+    frame = "One of the attempts was correct: {text} Read it first."
+    made = [reworded("peer", frame, generator(0, "rewording", i)).split(" ") for i in range(2000)]
+    assert all(len(words) == 10 and words[6] == "{text}" for words in made)
+    changed = sum(new != old for words in made for new, old in zip(words, frame.split(" "), strict=True)) / (2000 * 9)
+    assert WORD_NOISE - 0.02 < changed < WORD_NOISE + 0.01  # standard error .003; a word may be replaced by itself
