@@ -20,6 +20,7 @@ import numpy as np
 from sdgym.algos.conditioning.frames import feedback_text, filler, section, with_block
 from sdgym.benchmarks.pretrain_tiny.data import run_attempt
 from sdgym.benchmarks.pretrain_tiny.train import Recipe
+from sdgym.benchmarks.speed.machine import machine
 from sdgym.core import Message, Task
 from sdgym.generation.base import Request, SamplingParams
 from sdgym.generation.torch_sampler import TorchSampler
@@ -250,7 +251,8 @@ def main() -> None:
         results.append(bars)
         print(json.dumps(bars, indent=1), flush=True)
     if options.out:
-        options.out.write_text(json.dumps({"model": options.model, "bars": results}, indent=1) + "\n")
+        about = {"command": f"python -m sdgym.benchmarks.pretrain_tiny.bars --model {options.model}", "model": options.model}
+        options.out.write_text(json.dumps({**about, "hardware": f"{machine()['cpu']}, 1 thread", "bars": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
