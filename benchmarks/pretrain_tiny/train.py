@@ -134,6 +134,7 @@ FOUR = Recipe(
         Stage(600, study=0.75, study_until=0.4, peak=0.7, warmup=0.1),  # slowly: its loss begins above that of a guess
         Stage(800, reading=True, shares=(0.2, 0.15, 0.35, 0.3), peak=0.7, decay=0.5),
         Stage(3600, reading=True, shares=(0.25, 0.2, 0.25, 0.3), peak=0.4, warmup=0.03, decay=0.9),
+        Stage(3600, reading=True, shares=(0.25, 0.17, 0.28, 0.3), peak=0.5, warmup=0.03, decay=0.9),
     ),
 )
 """``tiny``, gone on to learn programs and calls as well: four worlds, and words for all of them in its tokenizer."""
