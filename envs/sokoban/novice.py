@@ -91,6 +91,8 @@ def _weights(f: Features) -> dict[str, float]:
 
     Chosen so that the mode is right on about a third of the generated ``tiny`` levels and the right plan has
     about a third of the mass; every mistake is the mode somewhere, and where follows from the features.
+    Where a mistake is the mode it outweighs all that begins like the right plan, so that token by token, too,
+    the likeliest choice leads to it (:mod:`sdgym.benchmarks.novices`).
     """
     if not f.detour:
         if f.horizontal and f.upper:
