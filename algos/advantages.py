@@ -1,7 +1,7 @@
 """Advantages from rewards: pure NumPy functions on [N, H] (algorithms-core §1a, fixtures §1g).
 
 A row or turn that does not count (masked by an infrastructure failure, or a turn the episode never reached) is
-NaN on the way in; it leaves every statistic and comes out as 0.
+NaN on the way in; it leaves every statistic that is taken turn by turn and comes out as 0.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def turn_rewards(rows: Sequence[Trajectory]) -> np.ndarray:
 def returns(rewards: np.ndarray, credit: Credit, discount: float = 1.0) -> np.ndarray:
     """Turn per-turn rewards ``[N, H]`` (NaN: no such turn) into what each turn is judged by, ``[N, H]``.
 
-    ``outcome``: the sum over all turns, the same for every turn (GRPO). ``turn``: the discounted return from this
-    turn on, Σ_{k≥h} γ^{k−h} r_k (RLTF's turn-wise form is γ = 1, H = 2).
+    ``outcome``: the sum over all turns, the same in every column (GRPO), also in those that this episode never reached: rows
+    of any length are compared as wholes. ``turn``: the discounted return from this turn on, Σ_{k≥h} γ^{k−h} r_k (RLTF's
+    turn-wise form is γ = 1, H = 2), compared with the rows that reached the turn.
     """
     reached = ~np.isnan(rewards)
     filled = np.where(reached, rewards, 0.0)
     if credit == "outcome":
-        out = np.repeat(filled.sum(1, keepdims=True), rewards.shape[1], axis=1)
-    else:
-        out, later = np.zeros_like(filled), np.zeros(len(filled))
-        for h in range(rewards.shape[1] - 1, -1, -1):
-            later = filled[:, h] + discount * later
-            out[:, h] = later
+        return np.repeat(np.where(reached.any(1), filled.sum(1), np.nan)[:, None], rewards.shape[1], axis=1)
+    out, later = np.zeros_like(filled), np.zeros(len(filled))
+    for h in range(rewards.shape[1] - 1, -1, -1):
+        later = filled[:, h] + discount * later
+        out[:, h] = later
     return np.where(reached, out, np.nan)
 
 
@@ -64,11 +64,11 @@ def advantages(
         scale: divide by the ``group``'s standard deviation (GRPO), the ``batch``'s (of the returns themselves,
             TRL), or by nothing (Dr.GRPO, RLOO).
         ddof: 1 sample, 0 population standard deviation.
-        epsilon: added to the standard deviation (verl 1e-6, TRL 1e-4).
+        epsilon: added to the standard deviation (verl 1e-6, TRL 1e-4). Where that is 0 nothing is divided (verl's σ = 1).
 
     Returns:
-        float64 ``[N, H]``. A group whose returns are all equal gets exactly 0. A member without any other
-        usable member of its group has nothing to be compared with and gets 0 (unless ``baseline="none"``).
+        float64 ``[N, H]``. A group whose returns are all equal gets exactly 0, and so does a member without any other
+        usable member of its group, which has nothing to be compared with; under ``baseline="none"`` both keep their returns.
     """
     out = np.zeros(values.shape)
     batch_std = _std(values, ddof) if scale == "batch" else np.zeros(values.shape[1])
@@ -77,7 +77,8 @@ def advantages(
         members = values[rows]
         centred = _centre(members, baseline)
         if scale != "none":
-            centred = centred / ((_std(members, ddof) if scale == "group" else batch_std) + epsilon)
+            spread = _std(members, ddof) if scale == "group" else batch_std
+            centred = centred / np.where(spread > 0.0, spread + epsilon, 1.0)
         out[rows] = np.nan_to_num(centred, nan=0.0)
     return out
 
@@ -91,16 +92,21 @@ def _centre(members: np.ndarray, baseline: Baseline) -> np.ndarray:
     centred = members - mean
     if baseline == "leave_one_out":
         centred = centred * (count / np.maximum(count - 1, 1))
-    low, high = np.where(np.isnan(members), np.inf, members).min(0), np.where(np.isnan(members), -np.inf, members).max(0)
-    return np.where(low >= high, np.where(np.isnan(members), np.nan, 0.0), centred)
+    return np.where(_agree(members), np.where(np.isnan(members), np.nan, 0.0), centred)
+
+
+def _agree(values: np.ndarray) -> np.ndarray:
+    """Return ``[H]``: whether all values of a column that are not NaN are equal, whatever rounding does to their mean."""
+    low = np.where(np.isnan(values), np.inf, values).min(0, initial=np.inf)
+    return low >= np.where(np.isnan(values), -np.inf, values).max(0, initial=-np.inf)
 
 
 def _std(values: np.ndarray, ddof: int) -> np.ndarray:
-    """Column-wise standard deviation ``[H]`` without NaN; 0 where there are too few values."""
+    """Column-wise standard deviation ``[H]`` without NaN; 0 where all agree or there are too few values."""
     count = (~np.isnan(values)).sum(0)
     mean = np.nansum(values, 0) / np.maximum(count, 1)
     squares = np.nansum((values - mean) ** 2, 0)
-    return np.where(count > ddof, np.sqrt(squares / np.maximum(count - ddof, 1)), 0.0)
+    return np.where((count > ddof) & ~_agree(values), np.sqrt(squares / np.maximum(count - ddof, 1)), 0.0)
 
 
 def overlong_penalty(length: float, max_length: float, cache: float, factor: float = 1.0) -> float:

@@ -28,11 +28,12 @@ def best_threshold(
 ) -> tuple[float, float]:
     """Return the threshold whose selection (score above it) has the best mean balance over ``groups``, and that balance.
 
-    The first of several equally good ones wins.
+    Of several equally good ones that next to 0 wins, which a verifier's 1 passes and its 0 does not: the lowest would let wrong
+    answers pass wherever they cost nothing, in groups without a right one.
     """
     scored = [[(selection_score(row, confidence), row) for row in group if row.usable] for group in groups]
     found = [float(np.mean([_of_group(group, limit, wanted) for group in scored])) if scored else 0.0 for limit in thresholds]
-    best = int(np.argmax(found))
+    best = min(range(len(found)), key=lambda i: (-found[i], abs(thresholds[i])))
     return float(thresholds[best]), found[best]
 
 

@@ -6,7 +6,8 @@ Paper: arXiv 2412.17256; repository hkust-nlp/B-STaR @ a0f5d95, determine_hyper.
 Status: code-read for score and grid. Deviations: 1. The verifier stands in for the outcome reward model (2r − 1) and the mean probability
 of the answer's own tokens for the process reward model. 2. The grid is searched every ``every`` steps on that step's tasks, all of whose
 samples are charged; the source searches once per round of data. 3. One update per batch from the current policy. 4. With a verifier that
-is never wrong, thresholds between −.8 and .8 select the same answers, and it is the temperature that is learnt.
+is never wrong, thresholds between −.8 and .8 select the same answers, and it is the temperature that is learnt; of equally good thresholds
+that next to 0 is taken. 5. A search that finds no right answer leaves the choice as it is.
 """
 
 from __future__ import annotations
@@ -79,8 +80,10 @@ class BStar(RFT):
         for temperature, rows in found.items():
             groups = [rows[i : i + self.samples] for i in range(0, len(rows), self.samples)]
             scores[temperature] = best_threshold(groups, thresholds, c.wanted, c.confidence)
-        self.temperature = max(scores, key=lambda temperature: scores[temperature][1])
-        self.threshold, best = scores[self.temperature]
+        chosen = max(scores, key=lambda temperature: scores[temperature][1])
+        threshold, best = scores[chosen]
+        if best > 0.0:  # without a right answer there is nothing to choose by
+            self.temperature, self.threshold = chosen, threshold
         context.report("balance", best)
 
     def imitated(self, batch: Batch, index: int) -> list[ScoringView] | None:

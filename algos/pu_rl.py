@@ -48,6 +48,10 @@ class PURL(GRPO):
 
     def __init__(self, config: PURLConfig) -> None:
         super().__init__(config)
+        if config.overlong_share or config.credit != "outcome":
+            raise ConfigError(
+                "pu_rl goes by the rank of whole answers and reads no reward of the world: leave out overlong_share and credit"
+            )
         self.conditioners = (Reference(**config.conditioner_arguments()),)
         self._judged = np.zeros((0, 1))
 

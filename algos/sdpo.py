@@ -104,6 +104,10 @@ class SDPO(Algorithm):
 
         return Batch([judged(row) for row in batch.rows], batch.groups)
 
+    def accept_group(self, rows: Sequence[Trajectory]) -> bool:
+        """Return what the policy term's dynamic sampling says."""
+        return not self.config.policy_weight or self.policy.accept_group(rows)
+
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Check the hybrid's policy term."""
         if self.config.policy_weight:

@@ -27,7 +27,7 @@ from sdgym.algos.settings import ContextSettings, TeacherSettings, UpdateSetting
 from sdgym.algos.skills import ChatEndpoint, ModelSummariser, SkillBank, SkillContext, SkillCycle, TemplateSummariser, recurs
 from sdgym.algos.skills.summary import Summariser
 from sdgym.algos.terms import build_items, make_term, usable_rows
-from sdgym.core import LossTerm
+from sdgym.core import LossTerm, Trajectory
 from sdgym.errors import ConfigError
 
 
@@ -94,6 +94,10 @@ class SkillSD(Algorithm):
             return policy
         items = build_items(batch, context, usable_rows(batch), references=[self.context.views(batch, context)])
         return policy + make_term("distill", self.loss, items, batch, self.config, self.config.skill_weight)
+
+    def accept_group(self, rows: Sequence[Trajectory]) -> bool:
+        """Return what the policy term's dynamic sampling says."""
+        return self.policy.accept_group(rows)
 
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Refuse a group of one, and shelves per task where no task comes twice."""

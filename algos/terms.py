@@ -67,7 +67,7 @@ def build_items(
             references=_aligned(view, refs),
             advantage=None if advantage is None else token_advantages(view, batch.rows[i], advantage[i]),
             old_logprobs=old_logprobs,
-            rollout_logprobs=_of_tokens(view, batch.rows[i].action_logprobs()) if ratios else None,
+            rollout_logprobs=_of_tokens(view, batch.rows[i].action_logprobs()) if ratios and view.provenance == "sampled" else None,
             label=label,
         )
         for (i, view, refs), old_logprobs in zip(triples, old, strict=True)

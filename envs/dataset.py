@@ -73,7 +73,8 @@ class DatasetEnv(TextEnv):
         """Return the row of ``seed``."""
         text, row = self._row(seed, split)
         answer = str(row.get("answer", ""))
-        privileged = {"reference_solution": str(row.get("solution") or answer or "none is known")} | ({"answer": answer} if answer else {})
+        known = {"reference_solution": str(row.get("solution") or answer), "answer": answer}
+        privileged = {kind: text for kind, text in known.items() if text}
         return self.finish_task(seed, split, text, [text], privileged, {"family": "data", "skill": "data"})
 
     async def respond(self, action: str) -> Response:

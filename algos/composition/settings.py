@@ -189,6 +189,15 @@ class CompositionConfig(UpdateSettings, TeacherSettings, ContextSettings, Distil
             "policy.kl_beta with this teacher": "the reference KL would be taken to it: use policy.kl_beta=0, or signal=target and teacher=frozen"
             if self.policy.kl_beta and (not target or self.teacher != "frozen" or self.policy.reference != "frozen")
             else "",
+            "hinge with combine=modulate": "it is added to a distillation term, and there is none: use hinge.weight=0"
+            if self.hinge.weight and self.combine == "modulate"
+            else "",
+            "reward=cosine with combine=replace": "no policy term is left that could read it: use reward=environment, or combine=sum"
+            if self.reward == "cosine" and self.combine == "replace" and self.context_weights == "equal"
+            else "",
+            "rollout_correction with signal=policy_gradient": "the policy term's own is used: set policy.rollout_correction"
+            if self.rollout_correction != "none" and self.signal == "policy_gradient"
+            else "",
             "combine=shared": "both terms need one token mean: set aggregation and policy.aggregation to token_mean_global"
             if self.combine == "shared" and {self.aggregation, self.policy.aggregation} != {"token_mean_global"}
             else "",

@@ -48,7 +48,7 @@ class Conditioner:
         paraphrase: which wording of the frame.
         pool: ``trained`` or ``heldout`` wordings.
         slot_tokens: longest privileged text, in tokens; None means what the context leaves.
-        overflow: what happens to a longer text: the row drops out, or its ``head`` / ``tail`` is kept.
+        overflow: what happens to a longer text: the row drops out, or the text's ``head`` / ``tail`` is kept, in whole words.
             The frame and the generation marker are never cut.
         thinking: thinking on or off in the teacher's template; None leaves it as the student's. P0 always reads as the student.
         placement: where the framed text stands: in the last ``user`` message, in the ``system`` message (π-Distill), or without
@@ -136,10 +136,13 @@ class Conditioner:
         return np.concatenate([plain, chat.encode_text(" ".join([*sections, ""]))]) if sections else plain
 
     def _views_of(self, index: int, row: Trajectory, told: Told, context: AnnotateContext) -> list[ScoringView] | None:
-        told, cut = self._fit_slot(told, context)
+        chat = context.chat.thinking(None if self.control == "P0" else self.thinking)
+        fitted = self._fit_slot(row, told, chat, context)
+        if fitted is None:
+            return None
+        told, cut = fitted
         sections = self._sections(row, told, context)
         views, start = [], 0
-        chat = context.chat.thinking(None if self.control == "P0" else self.thinking)
         for number, segment in enumerate(row.segments):
             prefix = self._prefix(row, number, sections, chat)
             tokens = segment.ids[segment.prompt_length :]
@@ -164,18 +167,36 @@ class Conditioner:
             start += count
         return views
 
-    def _fit_slot(self, told: Told, context: AnnotateContext) -> tuple[Told, bool]:
-        """Cut each text to the slot's budget by words from its head or tail; ``drop`` leaves it whole."""
-        if self.slot_tokens is None or self.overflow == "drop":
+    def _fit_slot(self, row: Trajectory, told: Told, chat: ChatFormat, context: AnnotateContext) -> tuple[Told, bool] | None:
+        """Cut each text to the slot by words, keeping its head or tail, and say whether any was; None where a longer text drops the row."""
+        room = self.slot_tokens
+        if room is None and self.overflow != "drop":
+            room = self._room(row, told, chat, context.max_context)
+        if room is None:
             return told, False
-        cut, sections = False, []
+        sections, slot = [], room
+
+        def fits(words: Sequence[str]) -> bool:
+            return len(words) <= 1 or len(chat.encode_text(" ".join(words))) <= slot
+
         for kind, text in told.sections:
             words = text.split(" ")
-            while len(words) > 1 and len(context.chat.encode_text(" ".join(words))) > self.slot_tokens:
+            if self.overflow == "drop" and len(chat.encode_text(text)) > slot:
+                return None
+            while not fits(words):
                 words = words[:-1] if self.overflow == "head" else words[1:]
-                cut = True
             sections.append((kind, " ".join(words)))
-        return dataclasses.replace(told, sections=tuple(sections)), cut
+        return dataclasses.replace(told, sections=tuple(sections)), tuple(sections) != told.sections
+
+    def _room(self, row: Trajectory, told: Told, chat: ChatFormat, max_context: int) -> int:
+        """Return the tokens that the context leaves to each text beside prompt, frames and the longest segment."""
+        frames = [self._framed(kind, "") for kind, _ in told.sections]
+        taken = max(len(self._prefix(row, n, frames, chat)) + len(s.ids) - s.prompt_length for n, s in enumerate(row.segments))
+        return max(0, max_context - taken) // max(1, len(frames)) - SEAM
+
+
+SEAM = 2
+"""Tokens that a text may take more inside its frame than alone, since words merge differently there."""
 
 
 def outcome_word(row: Trajectory) -> str:
@@ -216,7 +237,8 @@ def derange(batch: Batch, told: Sequence[Told | None], rng: np.random.Generator)
 
 
 def _partner(a: Trajectory, b: Trajectory) -> bool:
-    different = a.task.task_id != b.task.task_id and a.task.privileged.get("answer") != b.task.privileged.get("answer")
+    answers = [row.task.privileged.get("answer") for row in (a, b)]
+    different = a.task.task_id != b.task.task_id and (answers == [None, None] or answers[0] != answers[1])
     return different and a.task.meta.get("level") == b.task.meta.get("level") and a.success == b.success
 
 

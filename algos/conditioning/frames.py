@@ -84,6 +84,6 @@ def feedback_text(feedback: Sequence[Feedback]) -> str:
 
 
 def attempt_text(actions: Sequence[str], strip_think: bool = True) -> str:
-    """Join an attempt's actions; closed ``<think>…</think>`` blocks are removed when asked."""
+    """Join an attempt's actions; what stands before the last ``</think>`` is thought, as graders read it, and removed when asked."""
     cleaned = [a.rsplit("</think>", 1)[-1].strip() if strip_think else a.strip() for a in actions]
     return " then ".join(a for a in cleaned if a)

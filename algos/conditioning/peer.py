@@ -36,11 +36,11 @@ class Peer(Conditioner):
             raise ConfigError("the success of a sibling needs group_size of at least 2: or use context=feedback")
 
     def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
-        """Return the demonstration, or None if no other row succeeded."""
-        found = peers(index, batch, group, exclude_self=self.exclude_self)
-        if not found:
-            return None
-        return Told((("peer", attempt_text(batch.rows[found[0]].actions, self.strip_think)),), f"row {found[0]}")
+        """Return the demonstration, or None if no other row succeeded with anything to show."""
+        for found in peers(index, batch, group, exclude_self=self.exclude_self):
+            if text := attempt_text(batch.rows[found].actions, self.strip_think):
+                return Told((("peer", text),), f"row {found}")
+        return None
 
 
 class FeedbackOnly(Conditioner):

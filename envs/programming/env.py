@@ -100,7 +100,7 @@ class CodeEnv(TextEnv):
         """Return the task of ``seed``: family, parameters and wording are drawn until the content belongs to ``split``."""
         if self._rows is not None:
             row = self._row(seed, split)
-            privileged = {"answer": row.source, "reference_solution": row.source} if row.source else {"reference_solution": "none is known"}
+            privileged = {"answer": row.source, "reference_solution": row.source} if row.source else {}
             return self.finish_task(seed, split, row.prompt, [row.text], privileged, {"family": "data", "skill": "data"})
         canonical, problem = self.problem(seed, split)
         text = problem.text if self.level == "tiny" else f"{problem.text}\n{examples(problem.suite)}"

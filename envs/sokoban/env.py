@@ -136,7 +136,7 @@ class SokobanEnv(TextEnv):
             board = self._board(seed, split)
             found = _solved(board.text())
             meta = {"family": "data", "grid": board.text(), "boxes": board.boxes.bit_count()}
-            told = _privileged(board, found) if found is not None else {"reference_solution": "none is known"}
+            told = _privileged(board, found) if found is not None else {}
             return self.finish_task(seed, split, self._instruction() + "\n" + self._shown(board), board.canonical(), told, meta)
         stream = derive(seed, self.env_id, self.level, split)
         if split == "heldout":

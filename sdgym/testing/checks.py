@@ -228,16 +228,17 @@ def _feedback(probe: Probe) -> str:
 @_check
 def _privileged(probe: Probe) -> str:
     """Privileged text is in ``info`` only when asked for, and never in what the student sees."""
-    asked = probe.make(privileged=True)
+    asked, told = probe.make(privileged=True), False
     for task in probe.tasks()[:10]:
         info = asked.reset(options={"task": task})[1]
-        assert info["privileged"] == dict(task.privileged) and info["privileged"], "privileged=True gives no privileged text"
+        assert info["privileged"] == dict(task.privileged), "privileged=True does not give the task's privileged text"
+        told = told or bool(task.privileged)
         assert all(type(v) is str for v in info["privileged"].values()), "privileged holds something that is not a str"
         assert "privileged" not in probe.make().reset(options={"task": task})[1], "privileged text without being asked"
         solution = task.privileged.get("reference_solution", "")
         shown = "".join(m["content"] for m in task.messages)
         assert len(solution) < 8 or solution not in shown, "the reference solution is in the task's text"
-    return "only when asked"
+    return "only when asked" if told else "these tasks have none"
 
 
 @_check

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import pytest
 
+from sdgym.algos.presets import build_algorithm
 from sdgym.core import Outcome, Verdict
 from sdgym.envs.dataset import DatasetEnv
 from sdgym.errors import ConfigError, DataError, UnknownNameError
@@ -36,6 +37,19 @@ def test_it_conforms_in_all_that_does_not_ask_for_a_held_out_family(file: str) -
     """The rows are the user's: no family is held out, and what is said about a failure is the grader's."""
     only = [name for name in CHECKS if name not in ("splits", "oracle", "feedback", "novice", "vector")]
     check_text_env("sdgym.envs.dataset:sdgym/Dataset-v0", tasks=6, only=only, level="data", data=file).raise_for_failures()
+
+
+def test_rows_without_answers_tell_a_teacher_nothing(tmp_path: pathlib.Path) -> None:
+    """No text stands in for a solution: a teacher would believe it, and supervised training would imitate it."""
+    path = tmp_path / "open.jsonl"
+    path.write_text("".join(json.dumps({"question": f"Write about {n}."}) + "\n" for n in range(60)))
+    env = DatasetEnv(data=str(path), grader="caseless")
+    assert env.make_task(0, "train").privileged == {}
+    for name in ("opsd", "sdft", "sft_reference", "star"):
+        with pytest.raises(ConfigError, match="needs a reference solution"):
+            build_algorithm(name).validate(env, {"group_size": 4, "tasks_per_step": 4})
+    report = check_text_env("sdgym.envs.dataset:sdgym/Dataset-v0", tasks=6, only=["privileged"], level="data", data=str(path))
+    assert report.passed and "these tasks have none" in str(report)
 
 
 def test_the_exact_grader_wants_the_answer_and_nothing_scores_for_garbage(file: str) -> None:

@@ -68,9 +68,26 @@ def test_no_baseline_keeps_the_reward() -> None:
     np.testing.assert_array_equal(advantages(np.array([[1.0], [NAN]]), [[0, 1]], baseline="none", scale="none")[:, 0], [1.0, 0.0])
 
 
-def test_outcome_credit_is_the_sum_at_every_turn_reached() -> None:
-    rewards = np.array([[0.1, 0.2, 0.7], [0.3, NAN, NAN]])
-    np.testing.assert_allclose(returns(rewards, "outcome"), [[1.0, 1.0, 1.0], [0.3, NAN, NAN]], atol=EXACT)
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("value", [1.0, 0.1])
+def test_no_baseline_keeps_rewards_that_all_agree(scale: str, value: float) -> None:
+    """Nothing is divided by a spread of 0 (verl's sigma of 1), nor by one that only rounding makes."""
+    got = advantages(np.full((3, 1), value), [[0, 1, 2]], baseline="none", scale=scale)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(got[:, 0], value)
+
+
+def test_outcome_credit_is_the_same_sum_at_every_turn() -> None:
+    rewards = np.array([[0.1, 0.2, 0.7], [0.3, NAN, NAN], [NAN, NAN, NAN]])
+    np.testing.assert_allclose(returns(rewards, "outcome"), [[1.0, 1.0, 1.0], [0.3, 0.3, 0.3], [NAN, NAN, NAN]], atol=EXACT)
+
+
+@pytest.mark.parametrize("scale", ["group", "none"])
+def test_outcome_credit_compares_episodes_of_different_lengths_as_wholes(scale: str) -> None:
+    """Solved at once, failed after three turns, failed after three, solved after two: a row has one advantage (algorithms-core 1a)."""
+    rewards = np.array([[1.0, NAN, NAN], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, NAN]])
+    got = advantages(returns(rewards, "outcome"), [[0, 1, 2, 3]], scale=scale)  # type: ignore[arg-type]
+    each = 0.5 / (1.0 if scale == "none" else np.sqrt(1 / 3) + 1e-6)
+    np.testing.assert_allclose(got, np.array([[1.0], [-1.0], [-1.0], [1.0]]) * np.full((4, 3), each), atol=EXACT)
 
 
 def test_turn_credit_is_the_discounted_return_to_go() -> None:

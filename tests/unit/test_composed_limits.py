@@ -164,6 +164,7 @@ def test_rollouts_and_demonstration_state_the_pass_rate_before_anything_is_score
     assert batch.rows[0].task.privileged["reference_solution"] == "three and four are 7", "the task itself is untouched"
     (term,) = algorithm.annotate(edited, INTERPRETER.context(CHAT))
     assert {item.view.provenance for item in term.items} == {"rewritten"} and [item.view.row for item in term.items] == [0, 1]
+    assert all(item.rollout_logprobs is None for item in term.items), "what was sampled under another text says nothing about this one"
     for item in term.items:
         assert item.weight.tolist() == [0.0] + [1.0] * (len(item.weight) - 1), "the appended tokens are trained, the first is skipped"
         text = CHAT.tokenizer.decode(item.references[0].prefix_ids.tolist())
@@ -199,6 +200,9 @@ def test_a_rewritten_row_of_several_turns_changes_in_its_last_one() -> None:
             "signal=modulate with token or sample weights: .* use signal=policy_gradient",
         ),
         ({"evidence": {"margin": 0.4}}, "evidence with signal=target: .* use signal=policy_gradient"),
+        ({"combine": "modulate", "signal": "modulate", "hinge": {"weight": 1.0}}, "hinge with combine=modulate: .* use hinge.weight=0"),
+        ({"reward": "cosine"}, "reward=cosine with combine=replace: .* use reward=environment"),
+        ({"signal": "policy_gradient", "rollout_correction": "token"}, "rollout_correction .*: set policy.rollout_correction"),
         ({"policy": {"kl_beta": 0.1}, "teacher": "ema"}, "policy.kl_beta with this teacher: .* use policy.kl_beta=0"),
         ({"combine": "shared", "aggregation": "seq_mean_token_mean"}, "combine=shared: .* token_mean_global"),
         (
@@ -297,6 +301,11 @@ def test_dynamic_sampling_is_the_policys() -> None:
     chosen = build_algorithm("rlsd", {"policy": {"dynamic_sampling": True}})
     assert not chosen.accept_group(same) and chosen.accept_group(mixed) and build_algorithm("rlsd").accept_group(same)
     assert build_algorithm("avsd", {"policy": {"dynamic_sampling": True}}).accept_group(same), "without a policy term nothing is rejected"
+    for name in ("sdpo_hybrid", "trace", "skill_sd"):
+        chosen = build_algorithm(name, {"policy": {"dynamic_sampling": True}})
+        assert not chosen.accept_group(same) and chosen.accept_group(mixed), name
+        assert build_algorithm(name).accept_group(same), name
+    assert build_algorithm("sdpo", {"policy": {"dynamic_sampling": True}}).accept_group(same)
 
 
 def test_show_tells_equation_deviations_and_traps_of_a_preset(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,7 +33,7 @@ def task_of(name: str, answer: str, level: str = "tiny") -> Task:
 
 def rows_of(chat: ChatFormat, task: Task, actions: list[str], feedback: str = "{} is wrong") -> list[Trajectory]:
     """One single-turn row per action; an action equal to the task's answer succeeds."""
-    answer = task.privileged["answer"]
+    answer = task.privileged.get("answer")
     return [
         scripted_row(chat, task, k, [a], [float(a == answer)], feedback="" if a == answer else feedback.format(a))
         for k, a in enumerate(actions)
@@ -157,7 +157,51 @@ def test_a_row_that_does_not_fit_drops_out_and_the_slot_can_be_cut_instead(chat:
         assert "Now solve the problem." in prompt and prompt.endswith("<|im_start|>assistant\n")
 
 
+@pytest.mark.parametrize("overflow, kept, lost", [("head", "alpha", "omega"), ("tail", "omega", "alpha")])
+@pytest.mark.parametrize("placement", ["user", "system", "response"])
+def test_without_a_slot_a_text_is_cut_to_what_the_context_leaves(
+    chat: ChatFormat, overflow: str, kept: str, lost: str, placement: str
+) -> None:
+    task = task_of("t", "7")
+    task = dataclasses.replace(task, privileged={"answer": "7", "reference_solution": "alpha " + "beta " * 200 + "omega"})
+    batch = group_rows(rows_of(chat, task, ["7"]))
+    conditioner = Reference(overflow=overflow, placement=placement)  # type: ignore[arg-type]
+    (views,) = conditioner.views(batch, context_of(chat, max_context=400))
+    assert views is not None and views[0].truncated
+    assert 380 < len(views[0].prefix_ids) + len(views[0].token_ids) <= 400
+    assert kept in prompt_of(chat, views) and lost not in prompt_of(chat, views)
+    (whole,) = conditioner.views(batch, context_of(chat, max_context=4000))
+    assert whole is not None and not whole[0].truncated and lost in prompt_of(chat, whole)
+
+
+def test_a_text_longer_than_the_slot_drops_the_row(chat: ChatFormat) -> None:
+    task = task_of("t", "7")
+    batch = group_rows(rows_of(chat, task, ["7"]))
+    length = len(chat.encode_text(task.privileged["reference_solution"]))
+    assert Reference(slot_tokens=length - 1).views(batch, context_of(chat)) == [None]
+    assert Reference(slot_tokens=length).views(batch, context_of(chat)) != [None]
+
+
+def test_a_success_with_nothing_to_show_is_no_peer(chat: ChatFormat) -> None:
+    batch = group_rows(rows_of(chat, task_of("t", "7"), ["<think>7</think>", "so 7", "5"]))
+    for row in batch.rows[:2]:
+        row.turn_rewards[:] = [1.0]
+        row.success = True
+    told = Peer().tell(2, batch, [0, 1, 2])
+    assert told is not None and told.sections == (("peer", "so 7"),) and told.source == "row 1"
+    assert Peer().tell(1, batch, [0, 1, 2]) is None
+
+
 # ---- controls -----------------------------------------------------------------------------------
+
+
+def test_tasks_without_answers_are_partners_of_each_other(chat: ChatFormat) -> None:
+    def unanswered(name: str) -> Task:
+        return dataclasses.replace(task_of(name, "7"), privileged={"reference_solution": f"worked {name}"})
+
+    batch = group_rows([*rows_of(chat, unanswered("one"), ["5"]), *rows_of(chat, unanswered("two"), ["6"])])
+    texts = [prompt_of(chat, views) for views in Reference("P2").views(batch, context_of(chat)) if views is not None]
+    assert len(texts) == 2 and "worked two" in texts[0] and "worked one" in texts[1]
 
 
 def two_groups(chat: ChatFormat) -> Batch:

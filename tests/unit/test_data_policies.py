@@ -57,9 +57,16 @@ def test_selection_score_is_verdict_and_a_fifth_of_confidence() -> None:
 def test_the_threshold_cuts_wrong_answers_and_equal_ones_count_once() -> None:
     group = rows_of(TASK, ["7", "7", "is 7", "5"])  # log-probs of 0: every confidence is 1
     limit, score = best_threshold([group], [-1.0, -0.5, 0.0, 1.3], 2, 0.2)
-    assert limit == -0.5, "−1 + .2 is out, and of equal scores the first threshold wins"
+    assert limit == 0.0, "−1 + .2 is out, and of equal scores that next to 0 wins"
     assert score == pytest.approx(min(2 / 2, 1) * 2 / 3), "three selected, two of them different"
     assert best_threshold([], [0.0, 1.0], 8, 0.2) == (0.0, 0.0)
+
+
+def test_a_group_without_a_right_answer_lets_no_wrong_one_pass() -> None:
+    """Its balance is 0 whatever is selected, so it has no say; the other group is served as well by 0 as by a threshold below −.8."""
+    unsure, sure = rows_of(TASK, ["7", "is 7", "5", "6"], POLICY), rows_of(OTHER, ["5", "9", "8", "3"])
+    limit, _ = best_threshold([unsure, sure], [-1.0 + 0.01 * i for i in range(201)], 2, 0.2)
+    assert all(selection_score(row, 0.2) < limit for row in sure)
 
 
 class Grid:
@@ -101,6 +108,15 @@ def test_the_search_takes_the_temperature_with_the_best_balance_and_keeps_it() -
     assert [t for _, t in grid.played] == [0.9] and copy.threshold == algorithm.threshold
     with pytest.raises(ConfigError, match="collect_steps"):
         build_algorithm("bstar", {"collect_steps": 2})
+
+
+def test_a_search_that_finds_nothing_right_leaves_the_choice_as_it_is() -> None:
+    algorithm, grid = build_algorithm("bstar", {"temperatures": [0.5, 0.9, 1.1], "every": 1}), Grid()
+    algorithm.validate(LettersEnv(), {"group_size": 4})
+    algorithm.load_state_dict({"temperature": 0.9, "threshold": 0.25})
+    grid.TEXTS = {heat: ["5", "8", "9", "6"] for heat in (0.5, 0.9, 1.1)}  # type: ignore[misc]
+    assert not algorithm.annotate(sampled(algorithm, grid, 0, {}), INTERPRETER.context(CHAT))
+    assert algorithm.state_dict() == {"temperature": 0.9, "threshold": 0.25}
 
 
 # ---- ReVISE ------------------------------------------------------------------------------------------------------

@@ -200,6 +200,9 @@ def test_pu_rl_is_grpo_on_the_anchored_ranking_and_never_reads_the_reward() -> N
     np.testing.assert_allclose([item.advantage[0] for item in terms[0].items], want, atol=1e-6)
     assert seen["order"] == order(batch.rows, batch.groups, scores)
     flipped = group_rows([dataclasses.replace(r, reward=1.0 - (r.reward or 0.0), turn_rewards=[0.3]) for r in batch.rows])
+    for useless in ({"overlong_share": 0.2}, {"credit": "turn"}):
+        with pytest.raises(ConfigError, match="leave out overlong_share and credit"):
+            build_algorithm("pu_rl", useless)
     again = build_algorithm("pu_rl").annotate(flipped, INTERPRETER.context(CHAT))
     assert all(np.array_equal(a.advantage, b.advantage) for a, b in zip(terms[0].items, again[0].items, strict=True))
 
