@@ -98,7 +98,8 @@ def _centre(members: np.ndarray, baseline: Baseline) -> np.ndarray:
 def _agree(values: np.ndarray) -> np.ndarray:
     """Return ``[H]``: whether all values of a column that are not NaN are equal, whatever rounding does to their mean."""
     low = np.where(np.isnan(values), np.inf, values).min(0, initial=np.inf)
-    return low >= np.where(np.isnan(values), -np.inf, values).max(0, initial=-np.inf)
+    high: np.ndarray = np.where(np.isnan(values), -np.inf, values).max(0, initial=-np.inf)
+    return np.asarray(low >= high)
 
 
 def _std(values: np.ndarray, ddof: int) -> np.ndarray:
