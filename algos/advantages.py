@@ -30,9 +30,8 @@ def turn_rewards(rows: Sequence[Trajectory]) -> np.ndarray:
 def returns(rewards: np.ndarray, credit: Credit, discount: float = 1.0) -> np.ndarray:
     """Turn per-turn rewards ``[N, H]`` (NaN: no such turn) into what each turn is judged by, ``[N, H]``.
 
-    ``outcome``: the sum over all turns, the same in every column (GRPO), also in those that this episode never reached: rows
-    of any length are compared as wholes. ``turn``: the discounted return from this turn on, Σ_{k≥h} γ^{k−h} r_k (RLTF's
-    turn-wise form is γ = 1, H = 2), compared with the rows that reached the turn.
+    ``outcome``: the sum over all turns, the same in every column, reached or not (GRPO): episodes are compared as wholes.
+    ``turn``: the discounted return from this turn on, Σ_{k≥h} γ^{k−h} r_k (RLTF's turn-wise form is γ = 1, H = 2).
     """
     reached = ~np.isnan(rewards)
     filled = np.where(reached, rewards, 0.0)

@@ -111,10 +111,6 @@ class Trace(Algorithm):
                 terms.append(LossTerm(name, loss, items, scale, "seq_mean_token_sum", count_empty=True, rows=len(batch.rows)))
         return terms
 
-    def accept_group(self, rows: Sequence[Trajectory]) -> bool:
-        """Return what the policy term's dynamic sampling says."""
-        return self.policy.accept_group(rows)
-
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Refuse what GRPO refuses, and annotators without a reference to look at."""
         self.policy.validate(env, settings)

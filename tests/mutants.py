@@ -108,7 +108,7 @@ MUTANTS = (
     # advantages
     Mutant("advantages: population deviation", "algos/advantages.py", "np.sqrt(squares / np.maximum(count - ddof, 1))", "np.sqrt(squares / np.maximum(count, 1))", T_ADVANTAGES + "test_fixture"),
     Mutant("advantages: ungradable rows in the mean", "algos/advantages.py", "mean = np.nansum(members, 0) / np.maximum(count, 1)", "mean = np.nansum(members, 0) / len(members)", T_ADVANTAGES + "test_a_row_that_could_not_be_graded_leaves_the_statistics"),
-    Mutant("advantages: equal rewards leave rounding", "algos/advantages.py", "np.where(low >= high,", "np.where(low > high,", T_ADVANTAGES + "test_equal_rewards_give_exactly_zero"),
+    Mutant("advantages: equal rewards leave rounding", "algos/advantages.py", "np.asarray(low >= high)", "np.asarray(low > high)", T_ADVANTAGES + "test_equal_rewards_give_exactly_zero"),
     Mutant("returns: discount on the present", "algos/advantages.py", "later = filled[:, h] + discount * later", "later = discount * filled[:, h] + later", T_ADVANTAGES + "test_turn_credit_is_the_discounted_return_to_go"),
     # algorithms
     Mutant("rows: ungradable ones trained", "algos/terms.py", "if row.usable and row.action_length", "if row.action_length", T_ALGORITHMS + "test_ungradable_rows_are_absent_and_truncated_ones_can_be_masked"),

@@ -301,7 +301,7 @@ def test_dynamic_sampling_is_the_policys() -> None:
     chosen = build_algorithm("rlsd", {"policy": {"dynamic_sampling": True}})
     assert not chosen.accept_group(same) and chosen.accept_group(mixed) and build_algorithm("rlsd").accept_group(same)
     assert build_algorithm("avsd", {"policy": {"dynamic_sampling": True}}).accept_group(same), "without a policy term nothing is rejected"
-    for name in ("sdpo_hybrid", "trace", "skill_sd"):
+    for name in ("sdpo_hybrid", "skill_sd"):
         chosen = build_algorithm(name, {"policy": {"dynamic_sampling": True}})
         assert not chosen.accept_group(same) and chosen.accept_group(mixed), name
         assert build_algorithm(name).accept_group(same), name
