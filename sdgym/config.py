@@ -179,6 +179,14 @@ class EvalConfig(Section):
             raise ValueError(f"names a world twice: {', '.join(twice)}")
         return worlds
 
+    @pydantic.model_validator(mode="after")
+    def _test_once(self) -> EvalConfig:
+        if self.split == "test" and self.test_tasks:
+            raise ValueError(
+                "split=test would read the test tasks during training too; take val, or set eval.test_tasks=0 to do so knowingly"
+            )
+        return self
+
 
 class CheckpointConfig(Section):
     """When checkpoints are written.

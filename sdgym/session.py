@@ -38,7 +38,7 @@ def make_env(env_id: str, **kwargs: Any) -> Any:
 
     Raises:
         UnknownNameError: no such environment, with the nearest id.
-        ConfigError: it does not take one of ``kwargs``.
+        ConfigError: it does not take one of ``kwargs``, or its module cannot be imported.
     """
     load_plugins()
     if ":" not in env_id and env_id not in gymnasium.registry:
@@ -50,6 +50,10 @@ def make_env(env_id: str, **kwargs: Any) -> Any:
         raise
     except TypeError as error:
         raise ConfigError(f"the environment {env_id!r} does not take these settings: {error}") from None
+    except (ImportError, gymnasium.error.Error) as error:
+        raise ConfigError(
+            f"the environment {env_id!r} cannot be loaded: {error}; an id is namespace/Name-v0 or module:namespace/Name-v0"
+        ) from None
 
 
 def pick_device(name: str) -> str:

@@ -21,7 +21,7 @@ from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World, choose, load_
 from sdgym.benchmarks.head_to_head.trials import code_hash, make_plan
 from sdgym.benchmarks.head_to_head.trl_settings import missing_features
 from sdgym.benchmarks.head_to_head.tuning import tune_arms
-from sdgym.config import merge
+from sdgym.config import EnvConfig, merge
 from sdgym.core import content_hash
 from sdgym.errors import ConfigError, RunFolderError, UnknownNameError
 from sdgym.files import FolderLock
@@ -35,6 +35,15 @@ if TYPE_CHECKING:
 CLOSING = (
     "Every method starts from the same policy; n counts runs, intervals are 95 % bootstraps over policies, seeds and tasks and need n ≥ 5."
 )
+
+OWN = {
+    "algo.name": "choose with --algos, or in the suite's arms",
+    "env.id": "choose with --envs, or in the suite's envs",
+    "model": "choose with --model, or in the suite's policies",
+    "seed": "the first one is --seed, how many --seeds",
+    "threads": "a trial has one thread; how many run at once is --threads",
+}
+"""Settings of a run that a comparison decides, and what to say instead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +75,7 @@ def run_suite(
     model: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    threads: int | None = None,
     tune: bool = False,
     engine: str = "local",
     address: str | None = None,
@@ -82,6 +92,7 @@ def run_suite(
         out: folder; by default one per suite and code under ``runs/compare``, where finished trials are reused.
         resume: allow an ``out`` that is not empty.
         model, env_kwargs, settings: override the suite's (``model`` all of its policies).
+        threads: CPU threads of this machine in all: so many trials at once, one thread each; None takes every core.
         tune: give every arm the suite's search on ``val`` first.
         engine: ``local``, or ``ray`` to spread the trials over a cluster whose nodes share ``out``.
         address: of the Ray cluster (``host:6379``, ``ray://host:10001``, ``auto``); None starts one on this machine.
@@ -90,10 +101,10 @@ def run_suite(
     Raises:
         UserError: names, settings or folders that cannot work, or none of the environments can be run.
     """
-    console = console or wide_console()
+    console, cores = console or wide_console(), trials_at_once(threads)
     chosen = expand(customise(load_suite(suite) if isinstance(suite, str) else suite, algos, envs, seeds, model, env_kwargs, settings))
     folder = choose_folder(suite if isinstance(suite, str) else "suite", chosen, out, resume)
-    with FolderLock(folder, "comparing"), Machine(available_cores()) as machine, choose_engine(engine, address, folder, machine) as place:
+    with FolderLock(folder, "comparing"), Machine(cores) as machine, choose_engine(engine, address, folder, machine) as place:
         began = time.monotonic()
         chosen, starts, tuning = prepare(chosen, folder, machine, place, console, tune)
         board = Board(make_plan(chosen, seed, folder), place.slots, chosen.time_budget, started=began, launch=place.start)
@@ -187,6 +198,13 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def trials_at_once(threads: int | None) -> int:
+    """Return how many one-threaded trials may run here with ``threads`` in all. Raises :class:`ConfigError` below 1."""
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads must be at least 1, got {threads}")
+    return min(available_cores(), threads or available_cores())
+
+
 def default_folder(name: str, suite: Suite) -> pathlib.Path:
     """Return the folder of this suite under this code, so that a second call finds the first one's trials."""
     stem = pathlib.Path(name).stem
@@ -206,6 +224,9 @@ def customise(
     from sdgym.algos.presets import build_algorithm
 
     change: dict[str, Any] = {}
+    refuse_own(merge(suite.settings, settings or {}))
+    asked = merge({"env": {}}, settings or {})
+    env_kwargs = {**EnvConfig.model_validate(asked.pop("env")).kwargs, **(env_kwargs or {})}
     if algos is not None:
         change["arms"] = choose_arms(suite, algos)
     if envs is not None:
@@ -220,8 +241,7 @@ def customise(
         change |= {"seeds": seeds, "time_budget": None}
     if model is not None:
         change["policies"] = (model,)
-    if settings:
-        change["settings"] = merge(suite.settings, settings)
+    change["settings"] = merge(suite.settings, asked)
     changed = suite.model_copy(update=change)
     for arm in changed.arms:
         tree = changed.trial_settings(arm, changed.envs[0], 0)
@@ -229,6 +249,15 @@ def customise(
         if arm.engine == "trl":
             missing_features(tree)
     return changed
+
+
+def refuse_own(settings: Mapping[str, Any]) -> None:
+    """Raise :class:`ConfigError` for a setting that a comparison gives to each trial itself."""
+    for name, instead in OWN.items():
+        section, _, key = name.partition(".")
+        value = merge({section: {}}, settings)[section] if key else settings
+        if (key or section) in value:
+            raise ConfigError(f"a comparison gives every trial its own {name!r}, so it cannot be a setting: {instead}")
 
 
 def choose_arms(suite: Suite, algos: Sequence[str]) -> tuple[Arm, ...]:

@@ -22,16 +22,22 @@ def results(blocks: Sequence[Block]) -> list[Table]:
     return [table for block in shown for table in (result_table(block), retention_table(block)) if table is not None]
 
 
-def findings(folder: pathlib.Path) -> list[Table]:
-    """Return the rankings and the declared contrasts of the comparison in ``folder``; nothing where there is none."""
+def findings(folder: pathlib.Path) -> list[Table | str]:
+    """Return the rankings and the declared contrasts of the comparison in ``folder``; nothing where there is none.
+
+    Where its runs cannot be compared (other tasks, the same run twice), the reason.
+    """
     from sdgym.report import load_folder
     from sdgym.report.analysis import analyse
 
     runs, details = load_folder(folder)
-    found = analyse(folder, runs, details)
+    try:
+        found = analyse(folder, runs, details)
+    except ValueError as error:
+        return [f"The runs are not compared with each other: {error}."]
     if found is None:
         return []
-    tables = [ranking_table(kind, rows) for kind, rows in found.rankings.items() if len(rows) > 1]
+    tables: list[Table | str] = [ranking_table(kind, rows) for kind, rows in found.rankings.items() if len(rows) > 1]
     if found.pooled:
         tables.append(contrast_table("Declared contrasts, normalised gain over all environments", found.pooled))
     if found.by_world:

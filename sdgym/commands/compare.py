@@ -22,7 +22,7 @@ def compare(
     model: o.Model = None,
     device: o.Device = None,
     dtype: o.Dtype = None,
-    threads: o.Threads = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads in all, one per trial [every core].")] = None,
     seed: o.Seed = None,
     level: o.Level = None,
     split: o.Split = None,
@@ -44,7 +44,7 @@ def compare(
     names = None if algos is None else [name.strip() for name in algos.split(",") if name.strip()]
     worlds = None if envs is None else [name.strip() for name in envs.split(",") if name.strip()]
     o.allow_local_modules(*(names or ()), *(worlds or ()))
-    settings = settings_tree(config=config, sets=set_ or (), device=device, dtype=dtype, threads=threads)
+    settings = settings_tree(config=config, sets=set_ or (), device=device, dtype=dtype)
     kwargs = {"level": level, "split": split, "data": None if data is None else str(data.resolve())}
     try:
         done = run_suite(
@@ -58,6 +58,7 @@ def compare(
             model=model,
             env_kwargs={k: v for k, v in kwargs.items() if v is not None},
             settings=settings,
+            threads=threads,
             tune=tune,
             engine=engine,
             address=address,

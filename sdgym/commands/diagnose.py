@@ -44,6 +44,8 @@ def diagnose(
 
     if tasks < 1:
         raise ConfigError(f"--tasks must be at least 1, got {tasks}")
+    if step is not None and not (pathlib.Path(run) / "config.yaml").is_file():
+        raise ConfigError(f"--step chooses a checkpoint of a run, and {run!r} is no run folder: leave --step out")
     settings = ProbeSettings(samples, positions, candidates, branches, seed or 0)
     o.allow_local_modules(env)
     kwargs = {"level": level, "data": None if data is None else str(data), "split": split or "val"}

@@ -6,7 +6,7 @@ import json
 import math
 import pathlib
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,12 +14,15 @@ from sdgym.commands import options as o
 from sdgym.files import replace_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sdgym.config import EnvConfig, RunConfig
     from sdgym.evaluation import EvalReport
 
-RECORDS = "eval.jsonl"
+RECORDS, QUESTION = "eval.jsonl", "eval.yaml"
+READ = ("env", "model", "device", "dtype", "threads", "thinking", "sampling.max_tokens",
+        "eval.samples", "eval.temperature", "eval.seed", "eval.retention")  # fmt: skip
+"""The settings that an evaluation reads."""
 
 
 def train(
@@ -92,10 +95,14 @@ def evaluate(
     if episodes < 1:
         raise ConfigError(f"--episodes must be at least 1, got {episodes}")
     o.allow_local_modules(env)
+    check_sets(set_ or ())
     section = o.environment(env, level, None, data)
     tree = settings_tree(env=section, config=config, sets=set_ or (), model=model, device=device, dtype=dtype, threads=threads)
     run = make_config(tree)
+    seed = run.eval.seed if seed is None else seed
+    asked = question(run, episodes, split or "test", seed)
     if out is not None and resume and (out / RECORDS).is_file():
+        check_question(out, asked)
         typer.echo(f"{out / RECORDS} is there already", err=True)
         return
     check_folder(out, resume)
@@ -106,8 +113,12 @@ def evaluate(
 
         where = f"device {pick_device(run.device)}, dtype {run.dtype}, threads {run.threads}"
         typer.echo(f"{where}; {run.model} on {run.env.id}, {episodes} {split or 'test'} tasks")
-    report, elsewhere, seconds = measure(run, episodes, split or "test", run.eval.seed if seed is None else seed)
+    report, elsewhere, seconds = measure(run, episodes, split or "test", seed)
     if out is not None:
+        import yaml
+
+        out.mkdir(parents=True, exist_ok=True)
+        replace_file(out / QUESTION, yaml.safe_dump(asked, sort_keys=False))
         write_records(out, [report, *elsewhere.values()], seconds)
     found = report.metrics() | {f"retention/{label}": other.success for label, other in elsewhere.items()}
     metrics = {name.removeprefix("eval/"): (value if math.isfinite(value) else None) for name, value in found.items()}
@@ -117,6 +128,34 @@ def evaluate(
         return
     for name, number in metrics.items():
         typer.echo(f"{name:<10} {'not measured' if number is None else format(number, '.4g')}")
+
+
+def check_sets(sets: Sequence[str]) -> None:
+    """Raise :class:`ConfigError` for a ``--set`` that an evaluation would not heed."""
+    from sdgym.errors import ConfigError
+
+    for key in (text.partition("=")[0].strip() for text in sets):
+        if key and not any(key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.") for name in READ):
+            raise ConfigError(f"an evaluation does not read the setting {key!r}; it reads {', '.join(READ)}, and options such as --seed")
+
+
+def question(run: RunConfig, episodes: int, split: str, seed: int) -> dict[str, Any]:
+    """Return everything that the numbers of an evaluation depend on, as plain data."""
+    config = run.model_dump(mode="json")
+    asked = {name: config[name] for name in ("model", "env", "dtype", "thinking")}
+    asked["eval"] = {name: config["eval"][name] for name in ("samples", "temperature", "retention")}
+    return {**asked, "max_tokens": run.sampling.max_tokens, "episodes": episodes, "split": split, "seed": seed}
+
+
+def check_question(folder: pathlib.Path, asked: Mapping[str, Any]) -> None:
+    """Raise :class:`RunFolderError` unless the records in ``folder`` answer this question."""
+    from sdgym.config import differences, read_yaml
+    from sdgym.errors import RunFolderError
+
+    if not (folder / QUESTION).is_file():
+        raise RunFolderError(f"the records in {str(folder)!r} are of no `sdgym eval` (there is no {QUESTION}); take another --out")
+    for conflict in differences(read_yaml(folder / QUESTION), asked):
+        raise RunFolderError(f"--resume keeps the evaluation in {str(folder)!r}, but {conflict}; take another --out")
 
 
 def measure(run: RunConfig, episodes: int, split: str, seed: int) -> tuple[EvalReport, dict[str, EvalReport], float]:
@@ -131,7 +170,7 @@ def measure(run: RunConfig, episodes: int, split: str, seed: int) -> tuple[EvalR
         make_env(world.id, **{**world.kwargs, "split": split}).close()  # a wrong name is told before the model is loaded
     policy: Policy | str = run.model
     if not is_endpoint(run.model):
-        policy = Policy.load(run.model, pick_device(run.device), "float32", run.threads, run.thinking)
+        policy = Policy.load(run.model, pick_device(run.device), run.dtype, run.threads, run.thinking)
 
     def played(world: EnvConfig, max_tokens: int | None) -> EvalReport:
         how = {"samples": run.eval.samples, "temperature": run.eval.temperature, "max_tokens": max_tokens, "seed": seed}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdgym.config import differences, merge
 from sdgym.report.load import Run
+
+OPERATION = ("seed", "device", "threads", "max_live", "eval", "checkpoint", "log")
+"""Sections of a config that make no other method: what may differ between seeds of one."""
+NOTHING = "default"
+"""Shown for a setting that a run leaves alone."""
 
 
 def first_seeds(runs: Sequence[Run]) -> list[Run]:
@@ -15,6 +21,26 @@ def first_seeds(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         found.setdefault((run.env, run.level, run.model, run.arm), run)
     return list(found.values())
+
+
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with the settings in the name of each method that was run with different ones: those are no seeds of one."""
+    groups: dict[tuple[str, str, str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.env, run.level, run.model, run.arm), []).append(run)
+    names = {run.folder: name for members in groups.values() for run, name in zip(members, _names(members), strict=True)}
+    return [dataclasses.replace(run, arm=names[run.folder]) for run in runs]
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Return the names of runs of one method in one world."""
+    configs = [{**run.config, **dict.fromkeys(OPERATION)} for run in runs]
+    keys = sorted({line.split(": ", 1)[0] for config in configs for line in differences(configs[0], config)})
+    told = [{key.removeprefix("algo.overrides."): lookup(config, key) for key in keys} for config in configs]
+    return [
+        f"{run.arm} ({', '.join(f'{k}={show(v) or NOTHING}' for k, v in own.items())})" if own else run.arm
+        for run, own in zip(runs, told, strict=True)
+    ]
 
 
 def config_differences(runs: Sequence[Run]) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -9,9 +9,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
-from sdgym.errors import DataError, RunFolderError
+from sdgym.config import EnvConfig, read_yaml
+from sdgym.errors import ConfigError, DataError, RunFolderError
 from sdgym.evaluation import report_from_records
 
 DETAILS = "comparison.json"
@@ -57,8 +56,9 @@ class Run:
 
     @property
     def env(self) -> str:
-        """Environment id."""
-        return str(self.config["env"]["id"])
+        """Environment id and, in brackets, what it is made with beside level and split, such as a file of one's own."""
+        told = {key: value for key, value in self.config["env"]["kwargs"].items() if key != "level"}
+        return EnvConfig(id=str(self.config["env"]["id"]), kwargs=told).label
 
     @property
     def level(self) -> str:
@@ -90,7 +90,7 @@ class Run:
         """Whether the run came to its end: the test tasks are read there alone; without them its last step or its budget tells."""
         if self.last is None:
             return False
-        if self.split == "test":
+        if self.split == "test" != self.eval_split:
             return True
         budget = (self.config.get("budget") or {}).get("sampled_tokens")
         spent = budget is not None and self.at(self.last.step, "ledger/sampled_tokens") >= budget
@@ -163,13 +163,28 @@ def load_run(folder: pathlib.Path, arm: str | None = None, start: Sequence[Mappi
     Raises:
         DataError: a file in it is not what it should be.
     """
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    if not isinstance(config, dict) or "algo" not in config or "env" not in config:
-        raise DataError(f"{str(folder / 'config.yaml')!r} is not the config of a run")
+    config = load_config(folder / "config.yaml")
     algo = str(config["algo"]["name"])
     metrics = tuple(line for line in read_lines(folder / "metrics.jsonl") if "step" in line)
     items = (*start, *read_lines(folder / "eval.jsonl"))
-    return Run(folder, arm or algo, supervision_of(algo, config["algo"].get("overrides") or {}), config, scores_of(items), metrics, items)
+    try:
+        scores = scores_of(items)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{str(folder / 'eval.jsonl')!r} holds a line that is no record of an evaluation ({error!r})") from None
+    return Run(folder, arm or algo, supervision_of(algo, config["algo"].get("overrides") or {}), config, scores, metrics, items)
+
+
+def load_config(path: pathlib.Path) -> dict[str, Any]:
+    """Read what a report needs of a run's config. Raises :class:`DataError` where it is missing."""
+    try:
+        config = read_yaml(path)
+    except ConfigError as error:
+        raise DataError(str(error)) from None
+    sections = {"algo": {"name"}, "env": {"id", "kwargs"}, "eval": {"split"}}
+    whole = all(isinstance(config.get(name), dict) and keys <= set(config[name]) for name, keys in sections.items())
+    if not whole or not {"model", "seed", "steps"} <= set(config) or not isinstance(config["env"]["kwargs"], dict):
+        raise DataError(f"{str(path)!r} is not the config of a run")
+    return config
 
 
 def scores_of(records: Sequence[Mapping[str, Any]]) -> tuple[Score, ...]:
@@ -212,15 +227,26 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
             raise DataError(f"line {number} of {str(path)!r} is not JSON: {error.msg}") from None
+        if not isinstance(record, dict):
+            raise DataError(f"line {number} of {str(path)!r} is no JSON object")
+        records.append(record)
     return records
 
 
 def load_details(folder: pathlib.Path) -> dict[str, Any]:
-    """Return ``comparison.json`` of a comparison folder, {} for anything else."""
+    """Return ``comparison.json`` of a comparison folder, {} for anything else. Raises :class:`DataError` for a damaged one."""
     path = folder / DETAILS
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        details = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        details = None
+    if not (isinstance(details, dict) and all(isinstance(details.get(key), dict) for key in ("trials", "starts"))):
+        raise DataError(f"{str(path)!r} is not the record of a comparison: run the comparison again with --resume to write it anew")
+    return details

@@ -17,7 +17,7 @@ import sdgym
 from sdgym.files import replace_file
 from sdgym.report import figures, tables, versus
 from sdgym.report.alignment import alignments
-from sdgym.report.configs import config_differences, first_seeds
+from sdgym.report.configs import config_differences, first_seeds, told_apart
 from sdgym.report.load import Run, find_runs, load_details, load_run, read_lines
 from sdgym.report.tables import Block
 from sdgym.report.trajectories import MOST, Saved, collect, deflate
@@ -29,10 +29,10 @@ SCRIPTS = ("core", "charts", "tokens", "list", "viewer", "main")
 
 
 def load_folder(folder: pathlib.Path) -> tuple[list[Run], dict[str, Any]]:
-    """Return the runs at or below ``folder`` and what a comparison says about them."""
+    """Return the runs at or below ``folder`` and what a comparison says about them; without one, methods bear what sets them apart."""
     details = load_details(folder)
     if not details:
-        return [load_run(path) for path in find_runs(folder)], details
+        return told_apart([load_run(path) for path in find_runs(folder)]), details
     starts = {world: read_lines(folder / path) for world, path in details["starts"].items()}
     runs = []
     for place, (arm, world) in details["trials"].items():

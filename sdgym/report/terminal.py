@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdgym.report.load import find_runs, read_lines
+from sdgym.report.load import find_runs, load_config, read_lines
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -68,9 +68,7 @@ def watched(folder: pathlib.Path) -> list[Watched]:
 
 @functools.lru_cache(maxsize=1024)
 def _config(path: pathlib.Path, _: int) -> dict[str, Any]:
-    import yaml
-
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return load_config(path)
 
 
 def _lines(path: pathlib.Path) -> tuple[Mapping[str, Any], ...]:

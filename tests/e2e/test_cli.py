@@ -69,6 +69,13 @@ MISTAKES = {
     "resume": (["train", "--resume", "--out", "nowhere"], r"holds no run to resume"),
     "eval environment": (["eval", "--env", "sdgym/Mth-v0"], r"did you mean 'sdgym/Math-v0'"),
     "eval episodes": (["eval", "--episodes", "0"], r"--episodes must be at least 1"),
+    "eval setting": (["eval", "--set", "sampling.temperature=0.5"], r"does not read the setting 'sampling.temperature'"),
+    "eval split": (["train", "--set", "eval.split=test"], r"'eval'.*read the test tasks during training"),
+    "module": (["train", "--env", "nowhere:mine/World-v0"], r"cannot be loaded: .*nowhere"),
+    "id in a module": (["eval", "--env", "json:mine/World-v0"], r"cannot be loaded: .*mine"),
+    "diagnose step": (["algos", "diagnose", "tiny", "--step", "3"], r"'tiny' is no run folder"),
+    "compare model": (["compare", "--set", "model=tiny-b"], r"own 'model'.*--model"),
+    "compare threads": (["compare", "--threads", "0"], r"threads must be at least 1"),
     "suite": (["compare", "quikc"], r"no suite called 'quikc': did you mean 'quick'"),
     "suite file": (["compare", "none.yaml"], r"none\.yaml"),
     "compare algos": (["compare", "--algos", "grop"], r"no algorithm called 'grop'"),
@@ -154,6 +161,12 @@ def test_train_resume_evaluate_report(here: pathlib.Path, model: str, capsys: py
     found = json.loads(capsys.readouterr().out)
     assert (found["split"], found["n"]) == ("test", 2.0)
     assert len((here / "measured" / "eval.jsonl").read_text().splitlines()) == 2
+
+    again = ["eval", "--model", "run/model", "--set", "eval.samples=2", "--resume", "--out"]
+    assert execute([*again, "measured", "--episodes", "2"]) == 0 and "is there already" in capsys.readouterr().err
+    assert execute([*again, "measured", "--episodes", "3"]) == 2, "the records are of another evaluation"
+    assert "episodes: 2 != 3" in capsys.readouterr().err
+    assert execute([*again, "run", "--episodes", "2"]) == 2 and "are of no `sdgym eval`" in capsys.readouterr().err
 
 
 def test_sigterm_saves_and_exits_143(here: pathlib.Path, model: str) -> None:

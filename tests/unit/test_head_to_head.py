@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from sdgym.benchmarks.head_to_head import run_suite
-from sdgym.benchmarks.head_to_head.compare import customise
+from sdgym.benchmarks.head_to_head import compare, run_suite
+from sdgym.benchmarks.head_to_head.compare import customise, trials_at_once
 from sdgym.benchmarks.head_to_head.expand import expand
 from sdgym.benchmarks.head_to_head.pace import FEWEST, UPDATE_COST, Pace, fit_steps, trial_seconds
 from sdgym.benchmarks.head_to_head.runner import Board, Running
@@ -82,6 +82,35 @@ def test_choices_filter_and_add(tmp_path: pathlib.Path) -> None:
         customise(suite(), ["grop"], None, None, None, None, None)
     with pytest.raises(ConfigError):
         customise(suite(), None, None, None, None, None, {"algo": {"no_such_setting": 1}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "instead"),
+    [
+        ({"algo": "rft"}, "--algos"),
+        ({"env": {"id": "sdgym/Math-v0"}}, "--envs"),
+        ({"env": "sdgym/Math-v0"}, "--envs"),
+        ({"model": "tiny-b"}, "--model"),
+        ({"seed": 3}, "--seeds"),
+        ({"threads": 2}, "--threads"),
+    ],
+)
+def test_a_setting_that_the_comparison_decides_is_refused_instead_of_ignored(settings: dict[str, object], instead: str) -> None:
+    with pytest.raises(ConfigError, match=f"gives every trial its own .*{instead}"):
+        customise(suite(), None, None, None, None, None, settings)
+
+
+def test_threads_are_how_many_trials_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "available_cores", lambda: 8)
+    assert [trials_at_once(n) for n in (None, 1, 3, 99)] == [8, 1, 3, 8]
+    with pytest.raises(ConfigError, match="at least 1, got 0"):
+        trials_at_once(0)
+
+
+def test_settings_of_worlds_count_however_they_are_given() -> None:
+    changed = customise(suite(), None, None, None, None, {"split": "val"}, {"env": {"level": "easy"}})
+    tree = changed.trial_settings(changed.arms[0], changed.envs[0], 0)
+    assert tree["env"]["kwargs"] == {"level": "easy", "split": "val"}
 
 
 def test_names_of_worlds_are_folders() -> None:
