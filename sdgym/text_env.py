@@ -193,7 +193,10 @@ class TextEnv(gymnasium.Env[str, str]):
     # ---- tasks ----------------------------------------------------------------------------------
 
     def tasks(self, split: str, seed: int, count: int) -> Iterator[Task]:
-        """Yield ``count`` distinct tasks of ``split``, a pure function of (level, split, seed)."""
+        """Yield ``count`` distinct tasks of ``split``, a pure function of (level, split, seed).
+
+        Being distinct, a long list holds relatively fewer tasks of families that have few: its mix of families depends on ``count``.
+        """
         seen: set[str] = set()
         index = 0
         while len(seen) < count:

@@ -6,6 +6,7 @@ the frame, the slot budget, the controls P0–P3 (ARCHITECTURE §6) and the toke
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
@@ -174,19 +175,23 @@ class Conditioner:
             room = self._room(row, told, chat, context.max_context)
         if room is None:
             return told, False
-        sections, slot = [], room
-
-        def fits(words: Sequence[str]) -> bool:
-            return len(words) <= 1 or len(chat.encode_text(" ".join(words))) <= slot
-
+        sections = []
         for kind, text in told.sections:
-            words = text.split(" ")
-            if self.overflow == "drop" and len(chat.encode_text(text)) > slot:
+            longer = len(chat.encode_text(text)) > room
+            if longer and self.overflow == "drop":
                 return None
-            while not fits(words):
-                words = words[:-1] if self.overflow == "head" else words[1:]
-            sections.append((kind, " ".join(words)))
+            sections.append((kind, self._cut(text, room, chat) if longer else text))
         return dataclasses.replace(told, sections=tuple(sections)), tuple(sections) != told.sections
+
+    def _cut(self, text: str, room: int, chat: ChatFormat) -> str:
+        """Return as many words of the head or tail as have at most ``room`` tokens, but at least one."""
+        words = text.split(" ")
+
+        def first(count: int) -> str:
+            return " ".join(words[-count:] if self.overflow == "tail" else words[:count])
+
+        counts = range(1, len(words) + 1)
+        return first(max(1, bisect.bisect_right(counts, room, key=lambda count: len(chat.encode_text(first(count))))))
 
     def _room(self, row: Trajectory, told: Told, chat: ChatFormat, max_context: int) -> int:
         """Return the tokens that the context leaves to each text beside prompt, frames and the longest segment."""

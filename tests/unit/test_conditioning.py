@@ -9,6 +9,7 @@ import pytest
 
 from sdgym.algos.base import AnnotateContext, Batch
 from sdgym.algos.conditioning import FeedbackOnly, OutcomeOnly, Peer, PeerFeedback, Reference, conditioners
+from sdgym.algos.conditioning.base import Told
 from sdgym.algos.conditioning.frames import KINDS, attempt_text, feedback_text, filler, phrases, section, with_block
 from sdgym.chat import ChatFormat
 from sdgym.core import Feedback, Task, Trajectory
@@ -172,6 +173,22 @@ def test_without_a_slot_a_text_is_cut_to_what_the_context_leaves(
     assert kept in prompt_of(chat, views) and lost not in prompt_of(chat, views)
     (whole,) = conditioner.views(batch, context_of(chat, max_context=4000))
     assert whole is not None and not whole[0].truncated and lost in prompt_of(chat, whole)
+
+
+def test_a_very_long_text_is_cut_in_few_looks(chat: ChatFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    """4,000 words: one look per word would be quadratic."""
+    words = ["beta"] * 4000
+    row = rows_of(chat, task_of("t", "7"), ["7"])[0]
+    encode = ChatFormat.encode_text
+    looks: list[str] = []
+    monkeypatch.setattr(ChatFormat, "encode_text", lambda self, text: (looks.append(text), encode(self, text))[1])
+    given = Told((("reference", " ".join(words)),), "reference")
+    fitted = Reference(slot_tokens=40, overflow="tail")._fit_slot(row, given, chat, context_of(chat))
+    assert fitted is not None
+    told, cut = fitted
+    ((_, text),) = told.sections
+    assert cut and len(encode(chat, text)) <= 40 < len(encode(chat, f"{text} beta"))
+    assert len(looks) < 20
 
 
 def test_a_text_longer_than_the_slot_drops_the_row(chat: ChatFormat) -> None:
