@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -150,61 +150,96 @@ class CompositionConfig(UpdateSettings, TeacherSettings, ContextSettings, Distil
 
     def refuse_conflicts(self) -> None:
         """Raise :class:`ConfigError` for values that exclude each other: what, and what to use instead."""
-        for wrong, message in self._conflicts().items():
-            if message:
-                raise ConfigError(f"{wrong}: {message}")
+        for holds, what, instead in (*self._views(), *self._signals(), *self._scales()):
+            if holds:
+                raise ConfigError(f"{what}: {instead}")
 
-    def _conflicts(self) -> Mapping[str, str]:
-        several, target = len(self.contexts) > 1, self.signal == "target"
-        extra = self.token_weight.kind != "none" or self.sample_weight != SampleWeightSettings() or self.skip_first or self.last_token
+    def _views(self) -> Iterator[tuple[bool, str, str]]:
+        """Yield what cannot be said of the contexts and their mixture: whether it was, what, and what to use instead."""
+        given, target = len(self.contexts), self.signal == "target"
+        yield not given, "contexts is empty", "name at least one, for example [reference]; without a teacher use grpo"
+        yield (
+            self.mixture == "single" and given > 1,
+            f"mixture=single with {given} contexts",
+            "use geometric, arithmetic, gated, contrast or sum",
+        )
+        yield (
+            self.mixture == "contrast" and given != 2,
+            f"mixture=contrast with {given} contexts",
+            "it is one context against one other: give two",
+        )
+        yield (
+            target and self.mixture in ("gated", "contrast"),
+            f"mixture={self.mixture} with signal=target",
+            "it is defined on sampled tokens: use signal=policy_gradient, or a geometric mixture",
+        )
+        yield (
+            not target and self.mixture == "sum",
+            f"mixture=sum with signal={self.signal}",
+            "it adds divergences: use geometric, whose advantage is the same up to a factor",
+        )
+        yield (
+            self.context_weights != "equal" and self.mixture != "sum",
+            "context_weights=failure",
+            "only mixture=sum has a weight per view: use mixture=sum",
+        )
+
+    def _signals(self) -> Iterator[tuple[bool, str, str]]:
+        """Yield what cannot be said of the signal and how it is combined with GRPO."""
+        weighed = self.token_weight.kind != "none" or self.sample_weight != SampleWeightSettings() or self.skip_first or self.last_token
         e, off = self.evidence, EvidenceSettings()
         shaped = (e.drop_above, e.centre, e.margin, e.balance) != (off.drop_above, off.centre, off.margin, off.balance)
-        kinds = self.token_weight
-        return {
-            "contexts is empty": "" if self.contexts else "name at least one, for example [reference]; without a teacher use grpo",
-            f"mixture=single with {len(self.contexts)} contexts": "use geometric, arithmetic, gated, contrast or sum"
-            if several and self.mixture == "single"
-            else "",
-            f"mixture=contrast with {len(self.contexts)} contexts": "it is one context against one other: give two"
-            if self.mixture == "contrast" and len(self.contexts) != 2
-            else "",
-            f"mixture={self.mixture} with signal=target": "it is defined on sampled tokens: use signal=policy_gradient, or a geometric mixture"
-            if target and self.mixture in ("gated", "contrast")
-            else "",
-            f"mixture=sum with signal={self.signal}": "it adds divergences: use geometric, whose advantage is the same up to a factor"
-            if not target and self.mixture == "sum"
-            else "",
-            "context_weights=failure": "only mixture=sum has a weight per view: use mixture=sum"
-            if self.context_weights != "equal" and self.mixture != "sum"
-            else "",
-            f"signal={self.signal} with combine={self.combine}": "modulate is both a signal and a combination: set both, or neither"
-            if (self.signal == "modulate") != (self.combine == "modulate")
-            else "",
-            "signal=modulate with token or sample weights": "they weigh a distillation term, and there is none: use signal=policy_gradient"
-            if self.signal == "modulate" and extra
-            else "",
-            f"evidence with signal={self.signal}": "Δ is shaped only where it is the advantage: use signal=policy_gradient"
-            if shaped and self.signal != "policy_gradient"
-            else "",
-            "policy.kl_beta with this teacher": "the reference KL would be taken to it: use policy.kl_beta=0, or signal=target and teacher=frozen"
-            if self.policy.kl_beta and (not target or self.teacher != "frozen" or self.policy.reference != "frozen")
-            else "",
-            "hinge with combine=modulate": "it is added to a distillation term, and there is none: use hinge.weight=0"
-            if self.hinge.weight and self.combine == "modulate"
-            else "",
-            "reward=cosine with combine=replace": "no policy term is left that could read it: use reward=environment, or combine=sum"
-            if self.reward == "cosine" and self.combine == "replace" and self.context_weights == "equal"
-            else "",
-            "rollout_correction with signal=policy_gradient": "the policy term's own is used: set policy.rollout_correction"
-            if self.rollout_correction != "none" and self.signal == "policy_gradient"
-            else "",
-            "combine=shared": "both terms need one token mean: set aggregation and policy.aggregation to token_mean_global"
-            if self.combine == "shared" and {self.aggregation, self.policy.aggregation} != {"token_mean_global"}
-            else "",
-            "token_weight.normalise=batch": "a mean over the batch needs aggregation=token_mean_global (or normalise=sequence)"
-            if kinds.normalise == "batch" and self.aggregation != "token_mean_global"
-            else "",
-            "rewrite=confidence with GRPO": "an edited text has no reward of its own: use combine=replace"
-            if self.rewrite != "none" and self.combine != "replace"
-            else "",
-        }
+        reference = self.signal == "target" and self.teacher == "frozen" and self.policy.reference == "frozen"
+        yield (
+            (self.signal == "modulate") != (self.combine == "modulate"),
+            f"signal={self.signal} with combine={self.combine}",
+            "modulate is both a signal and a combination: set both, or neither",
+        )
+        yield (
+            self.signal == "modulate" and bool(weighed),
+            "signal=modulate with token or sample weights",
+            "they weigh a distillation term, and there is none: use signal=policy_gradient",
+        )
+        yield (
+            shaped and self.signal != "policy_gradient",
+            f"evidence with signal={self.signal}",
+            "Δ is shaped only where it is the advantage: use signal=policy_gradient",
+        )
+        yield (
+            bool(self.policy.kl_beta) and not reference,
+            "policy.kl_beta with this teacher",
+            "the reference KL would be taken to it: use policy.kl_beta=0, or signal=target and teacher=frozen",
+        )
+        yield (
+            bool(self.hinge.weight) and self.combine == "modulate",
+            "hinge with combine=modulate",
+            "it is added to a distillation term, and there is none: use hinge.weight=0",
+        )
+        yield (
+            self.rollout_correction != "none" and self.signal == "policy_gradient",
+            "rollout_correction with signal=policy_gradient",
+            "the policy term's own is used: set policy.rollout_correction",
+        )
+
+    def _scales(self) -> Iterator[tuple[bool, str, str]]:
+        """Yield what cannot be said of rewards, rewritten texts and the mean over tokens."""
+        yield (
+            self.reward == "cosine" and self.combine == "replace" and self.context_weights == "equal",
+            "reward=cosine with combine=replace",
+            "no policy term is left that could read it: use reward=environment, or combine=sum",
+        )
+        yield (
+            self.combine == "shared" and {self.aggregation, self.policy.aggregation} != {"token_mean_global"},
+            "combine=shared",
+            "both terms need one token mean: set aggregation and policy.aggregation to token_mean_global",
+        )
+        yield (
+            self.token_weight.normalise == "batch" and self.aggregation != "token_mean_global",
+            "token_weight.normalise=batch",
+            "a mean over the batch needs aggregation=token_mean_global (or normalise=sequence)",
+        )
+        yield (
+            self.rewrite != "none" and self.combine != "replace",
+            "rewrite=confidence with GRPO",
+            "an edited text has no reward of its own: use combine=replace",
+        )
