@@ -123,6 +123,10 @@ class Information:
     feedback: tuple[str, ...] = ()
 
 
+FRUITLESS = 5_000
+"""Draws in a row without a new task after which a world counts as exhausted."""
+
+
 class TextEnv(gymnasium.Env[str, str]):
     """A text world with the Gymnasium interface.
 
@@ -198,19 +202,19 @@ class TextEnv(gymnasium.Env[str, str]):
         Being distinct, a long list holds relatively fewer tasks of families that have few: its mix of families depends on ``count``.
         """
         seen: set[str] = set()
-        index = 0
-        while len(seen) < count:
+        index = fruitless = 0
+        while len(seen) < count and fruitless < FRUITLESS:
             task = self.make_task(derive(seed, "tasks", split, index) >> 16, split)
-            index += 1
             key = task.task_id.rsplit("-", 1)[1]
-            if key in seen and index < 1000 + 50 * count:
-                continue
-            if key in seen:
-                raise ConfigError(
-                    f"{self.env_id} at level {self.level!r} has only {len(seen)} distinct {split} tasks, {count} were asked for"
-                )
-            seen.add(key)
-            yield task
+            index, fruitless = index + 1, fruitless + 1 if key in seen else 0
+            if not fruitless:
+                seen.add(key)
+                yield task
+        if len(seen) < count:
+            raise ConfigError(
+                f"{self.env_id} at level {self.level!r} gave {len(seen)} distinct {split} tasks and then none in {FRUITLESS} draws; "
+                f"{count} were asked for: take fewer, or another level"
+            )
 
     def finish_task(self, seed: int, split: str, user: str, canonical: Any, privileged: Mapping[str, str], meta: Mapping[str, Any]) -> Task:
         """Build a :class:`Task`: id from level, split, seed and the hash of ``canonical``, chat from ``user``."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sdgym.config import differences, merge
+from sdgym.config import EnvConfig, differences, merge
 from sdgym.report.load import Run
 
 OPERATION = ("seed", "device", "threads", "max_live", "eval", "checkpoint", "log")
@@ -24,12 +24,25 @@ def first_seeds(runs: Sequence[Run]) -> list[Run]:
 
 
 def told_apart(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs with the settings in the name of each method that was run with different ones: those are no seeds of one."""
+    """Return the runs with longer names where short ones would make seeds of what are none.
+
+    A world made with other settings (a file of one's own …) bears them, and so does a method that was run with different ones.
+    """
+    made: dict[str, set[str]] = {}
+    for run in runs:
+        made.setdefault(run.env, set()).add(_world(run))
+    runs = [dataclasses.replace(run, world=_world(run)) if len(made[run.env]) > 1 else run for run in runs]
     groups: dict[tuple[str, str, str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.env, run.level, run.model, run.arm), []).append(run)
     names = {run.folder: name for members in groups.values() for run, name in zip(members, _names(members), strict=True)}
     return [dataclasses.replace(run, arm=names[run.folder]) for run in runs]
+
+
+def _world(run: Run) -> str:
+    """Return the id of the run's world with what it is made with beside level and split in brackets."""
+    env = run.config["env"]
+    return EnvConfig(id=env["id"], kwargs={key: value for key, value in env["kwargs"].items() if key != "level"}).label
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

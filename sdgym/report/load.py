@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sdgym.config import EnvConfig, read_yaml
+from sdgym.config import read_yaml
 from sdgym.errors import ConfigError, DataError, RunFolderError
 from sdgym.evaluation import report_from_records
 
@@ -44,6 +44,7 @@ class Run:
         metrics: the lines of ``metrics.jsonl``.
         items: the per-item records behind ``scores``.
         split: of the table's numbers: ``test`` where it was measured at both ends, else that of the curve.
+        world: the environment's name in the report where its id is not enough.
     """
 
     folder: pathlib.Path
@@ -53,12 +54,12 @@ class Run:
     scores: tuple[Score, ...]
     metrics: tuple[Mapping[str, Any], ...]
     items: tuple[Mapping[str, Any], ...] = ()
+    world: str = ""
 
     @property
     def env(self) -> str:
-        """Environment id and, in brackets, what it is made with beside level and split, such as a file of one's own."""
-        told = {key: value for key, value in self.config["env"]["kwargs"].items() if key != "level"}
-        return EnvConfig(id=str(self.config["env"]["id"]), kwargs=told).label
+        """Environment id, or :attr:`world`."""
+        return self.world or str(self.config["env"]["id"])
 
     @property
     def level(self) -> str:

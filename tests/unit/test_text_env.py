@@ -127,7 +127,7 @@ def test_tasks_are_distinct_reproducible_and_run_out_with_a_sentence() -> None:
     ids = [task.task_id for task in env.tasks("train", 4, 12)]
     assert ids == [task.task_id for task in Parity().tasks("train", 4, 12)] != [task.task_id for task in env.tasks("train", 5, 12)]
     assert len({i.rsplit("-", 1)[1] for i in ids}) == 12
-    with pytest.raises(ConfigError, match=r"only \d+ distinct train tasks, 61"):
+    with pytest.raises(ConfigError, match=r"gave \d+ distinct train tasks and then none in 5000 draws; 61"):
         list(env.tasks("train", 4, 61))
 
 
@@ -174,3 +174,15 @@ def test_render_is_the_transcript() -> None:
     observation, _ = env.reset(seed=0)
     env.step("x")
     assert env.render() == f"[user] {observation}\n[assistant] x\n[user] again (1)"
+
+
+def test_an_exhausted_world_gives_all_it_has_and_then_says_so() -> None:
+    """60 numbers belong to five splits; rare ones count, however long the list that was asked for."""
+    drawn, env = [], Parity()
+    with pytest.raises(
+        ConfigError, match=r"test/Parity-v0 at level 'tiny' gave (\d+) distinct val tasks and then none in 5000 draws; 50 were"
+    ):
+        for task in env.tasks("val", 0, 50):
+            drawn.append(int(task.privileged["answer"]))
+    assert sorted(drawn) == [n for n in range(60) if TextEnv.split_of(n) == "val"]
+    assert [int(task.privileged["answer"]) for task in env.tasks("val", 0, len(drawn))] == drawn
