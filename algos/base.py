@@ -182,6 +182,11 @@ class Phase:
     collect: Callable[[Batch, CollectContext], Sequence[Trajectory]] | None = None
     interleaved: Sequence[Interleaved] = ()
 
+    @property
+    def samples(self) -> bool:
+        """Whether a step of this phase may sample."""
+        return self.rollouts or self.collect is not None
+
 
 class Algorithm:
     """Base of every method. :class:`sdgym.algos.grpo.GRPO` is the shortest example.

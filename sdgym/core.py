@@ -353,3 +353,6 @@ class ViewScores:
 
 
 Scorer = Callable[[Sequence[ScoringView]], list[ViewScores]]
+
+LearningRate = Callable[[int], float]
+"""The learning rate after so many optimizer updates."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sdgym import zero
 from sdgym.adapters import plain_weights
-from sdgym.core import LossItem, LossTerm, ScoringView, Trajectory, ViewScores
+from sdgym.core import LearningRate, LossItem, LossTerm, ScoringView, Trajectory, ViewScores
 from sdgym.denominators import Denominators
 from sdgym.errors import AlignmentError, NumericalError
 from sdgym.ledger import Ledger
@@ -168,7 +168,7 @@ class Learner:
     # ---- updates --------------------------------------------------------------------------------
 
     def update(
-        self, terms: Sequence[LossTerm], rows: Sequence[Trajectory], parts: Iterable[Sequence[int]], lr: float | None = None
+        self, terms: Sequence[LossTerm], rows: Sequence[Trajectory], parts: Iterable[Sequence[int]], lr: LearningRate | None = None
     ) -> dict[str, float]:
         """Take one optimizer step per part.
 
@@ -176,7 +176,7 @@ class Learner:
             terms: the objective of the batch.
             rows: the batch's trajectories, for comparison with the sampler's log-probs; may be empty.
             parts: the rows (``item.view.row``) of each optimizer step, in order; an item outside a part waits.
-            lr: learning rate of these steps; None keeps the last one.
+            lr: learning rate after so many updates; None keeps the last one.
 
         Returns:
             Metrics, averaged over the optimizer steps.
@@ -186,8 +186,6 @@ class Learner:
             NumericalError: a loss or gradient is not finite; the weights are those before that step.
         """
         check_alignment(terms)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["lr"] if lr is None else lr
         meters = Meters(terms)
         entries = self._entries(terms)
         mine: list[_Entry] = []
@@ -195,6 +193,8 @@ class Learner:
             chosen = set(part)
             mine = [entry for entry in entries if entry.item.view.row in chosen]
             if mine:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = group["lr"] if lr is None else lr(self.updates)
                 self._step(_Step(terms, mine, rows, len(chosen) / len(rows) if rows else 1.0, meters))
                 self.teacher.after_update()
         self._measure_drift(mine[:PROBE_SEQUENCES], meters)

@@ -68,7 +68,7 @@ class Trainer:
         self.phases: list[Phase] = list(self.session.algorithm.phases)
         planned = [phase.steps for phase in self.phases if phase.steps is not None]
         self.total = min(config.steps, sum(planned)) if len(planned) == len(self.phases) else config.steps
-        self.step = 0
+        self.step = self._spent = 0
         self._clock = time.monotonic()
         self._last: dict[str, float] = {}
         if resume:
@@ -113,8 +113,7 @@ class Trainer:
     def _end_if_spent(self) -> None:
         """Make this step the last one if the budget is spent and the next one would sample more."""
         budget, (phase, _) = self.config.budget.sampled_tokens, self._place()
-        samples = phase.rollouts or phase.collect is not None
-        if budget is not None and samples and self.session.ledger.sampled_tokens >= budget:
+        if budget is not None and phase.samples and self.session.ledger.sampled_tokens >= budget:
             self.total = self.step
 
     def _place(self) -> tuple[Phase, int]:
@@ -139,6 +138,7 @@ class Trainer:
         """One batch of rollouts and the updates made from it."""
         s, started = self.session, time.monotonic()
         phase, number = self._phase()
+        self._spent = s.ledger.sampled_tokens
         kept, drawn = self._collect() if phase.rollouts else ([], [])
         reported = {"phase": float(self.phases.index(phase))} if len(self.phases) > 1 else {}
         context = self._context(reported)
@@ -176,7 +176,7 @@ class Trainer:
         updates = 0.0
         for name, terms, schedule in plans:
             parts = self._parts(buffer, terms, phase.rollouts, schedule)
-            found = self.session.learner.update(terms, buffer.rows, parts, self._learning_rate())
+            found = self.session.learner.update(terms, buffer.rows, parts, self._learning_rate)
             updates += found["train/updates"]
             metrics |= {key if not name or key.startswith("loss/") else f"{name}/{key}": value for key, value in found.items()}
         return {**metrics, "train/updates": updates}
@@ -234,10 +234,11 @@ class Trainer:
         orders = [rows if rng is None else rng.permutation(rows) for _ in range(schedule.epochs)]
         return [part.tolist() for order in orders for part in np.array_split(order, schedule.minibatches) if len(part)]
 
-    def _learning_rate(self) -> float:
-        budget = self.config.budget.sampled_tokens
-        done, end = (self.step, self.total) if budget is None else (self.session.ledger.sampled_tokens, budget)
-        return learning_rate(self.config.optimizer, self.session.learner.updates, min(done, end), end)
+    def _learning_rate(self, updates: int) -> float:
+        """Return the rate after so many updates; it decays over the budget as spent before this step, or over the steps."""
+        budget = self.config.budget.sampled_tokens if self._place()[0].samples else None
+        done, end = (self.step, self.total) if budget is None else (self._spent, budget)
+        return learning_rate(self.config.optimizer, updates, min(done, end), end)
 
     # ---- evaluation and logs --------------------------------------------------------------------
 

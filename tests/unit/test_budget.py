@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 import sdgym
+from sdgym.config import make_config
 from sdgym.report.load import load_run
 from sdgym.testing_engine import LETTERS_ID
 from sdgym.testing_policy import random_policy
+from sdgym.tracking import RunFolder
+from sdgym.trainer import Trainer
 
 SMALL: dict[str, Any] = {
     "tasks_per_step": 2,
@@ -75,16 +78,42 @@ def test_a_phase_that_samples_nothing_is_played_to_its_end(model: str, tmp_path:
     assert early.steps == 1, "collecting more would sample beyond the budget"
 
 
-def test_a_decaying_rate_decays_over_the_budget(model: str, whole: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """Linear to 0: half of the tokens spent means half of the rate, whatever number of steps is allowed."""
-    from sdgym.config import make_config
-    from sdgym.tracking import RunFolder
-    from sdgym.trainer import Trainer
+def rates(folder: pathlib.Path) -> list[float]:
+    return [line["train/lr"] for line in lines(folder) if line.get("train/updates")]
 
+
+def test_a_decaying_rate_decays_over_the_budget(model: str, whole: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Linear to 0: a step begun with half of the tokens spent has half of the rate, whatever number of steps is allowed."""
+    tokens, optimizer = spent(whole), {"schedule": "linear", "lr": 1e-3, "warmup": 0}
+    run = sdgym.train("grpo", out=tmp_path / "run", model=model, **SMALL, optimizer=optimizer, budget={"sampled_tokens": tokens[3]})
+    trained = [line for line in lines(run.folder)[1:] if line["train/updates"]]
+    assert len(trained) >= 2, "a group without a difference in reward brings no update; more is needed to see a decay"
+    before = [spent(run.folder)[line["step"] - 1] for line in trained]
+    assert rates(run.folder) == pytest.approx([1e-3 * (1 - spent / tokens[3]) for spent in before])
+
+
+def test_a_phase_that_samples_nothing_decays_over_the_steps(model: str, tmp_path: pathlib.Path) -> None:
+    """The budget is spent before it begins: its rate is the one of its step, not 0."""
     optimizer = {"schedule": "linear", "lr": 1e-3, "warmup": 0}
-    config = make_config({**SMALL, "algo": "grpo", "model": model, "optimizer": optimizer, "budget": {"sampled_tokens": 1000}})
+    algo = {"name": "rft_offline", "collect_steps": 2}
+    config = make_config({**SMALL, "algo": algo, "model": model, "optimizer": optimizer, "budget": {"sampled_tokens": 100}})
     trainer = Trainer(config, RunFolder(tmp_path / "run"))
-    for tokens, expected in ((0, 1e-3), (500, 5e-4), (1200, 0.0)):
-        trainer.session.ledger.sampled_tokens = tokens
-        assert trainer._learning_rate() == pytest.approx(expected)
+    trainer._spent = 100
+    for step, expected in ((1, 0.0), (2, 5e-4), (3, 2.5e-4)):
+        trainer.step = step
+        assert trainer._learning_rate(0) == pytest.approx(expected)
     trainer.session.close()
+
+
+def test_the_rate_warms_up_with_every_update(model: str, tmp_path: pathlib.Path) -> None:
+    """Several optimizer steps are made of one batch: each has its own rate, of which the log has the mean."""
+    optimizer = {"schedule": "constant", "lr": 1e-3, "warmup": 100}
+    settings = {**SMALL, "algo": {"name": "sharpen", "epochs": 2}, "tasks_per_step": 4, "steps": 2, "optimizer": optimizer}
+    run = sdgym.train(out=tmp_path / "run", model=model, **settings)
+    made, expected = 0, []
+    for line in lines(run.folder)[1:]:
+        now = int(line["train/updates"])
+        expected += [1e-5 * (made + 1 + made + now) / 2] if now else []
+        made += now
+    assert made > len(expected) > 0, "several updates per step"
+    assert rates(run.folder) == pytest.approx(expected)
