@@ -34,7 +34,7 @@ class RayEngine:
 
     Args:
         folder: of the comparison, which every node must see under the same path.
-        address: of the cluster; None starts one on this machine that listens on the loopback interface alone.
+        address: of the cluster; None starts one on this machine, asked to listen on loopback (Ray 2.60 does not heed it: SECURITY.md).
 
     Raises:
         ConfigError: Ray is not installed, or nothing answers at ``address``.
