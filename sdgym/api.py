@@ -8,9 +8,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdgym.config import AlgoConfig, RunConfig, differences, make_config, merge, parse_set, read_yaml
+from sdgym.config import AlgoConfig, RunConfig, make_config
 from sdgym.errors import ConfigError, RunFolderError
 from sdgym.files import storage_error
+from sdgym.trees import differences, merge, parse_set, read_yaml
 
 if TYPE_CHECKING:
     from sdgym.evaluation import EvalReport

@@ -16,6 +16,7 @@ import yaml
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from sdgym.errors import ConfigError, suggest
+from sdgym.trees import merge, nest, parse_set, read_yaml
 
 
 class Section(pydantic.BaseModel):
@@ -128,6 +129,15 @@ class GenerationConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     memory: float = Field(default=0.4, gt=0.0)
     folder: str | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _heeded(self) -> GenerationConfig:
+        changed = [name for name in ("url", "dtype", "memory", "folder") if getattr(self, name) != type(self).model_fields[name].default]
+        if self.engine == "torch" and changed:
+            raise ValueError(f"{changed[0]} says nothing to engine=torch; leave it out, or take engine=vllm")
+        if self.url is not None and (own := [name for name in changed if name in ("dtype", "memory")]):
+            raise ValueError(f"{own[0]} is of an engine in this process; give it to the server at {self.url} instead")
+        return self
 
 
 class UpdateConfig(Section):
@@ -250,7 +260,8 @@ class RunConfig(Section):
         thinking: thinking on or off in the student's chat template, where it has such a switch; None leaves the
             template's own default. A teacher's side is the algorithm's ``teacher_thinking``.
         scheduler: ``deterministic`` is the only one that promises equal bits.
-        max_live: episodes in flight at once (environments kept alive, slots of the sampler).
+        max_live: episodes in flight at once (slots of the sampler); as many again may wait for their last verdict, so that up to
+            twice as many environments are kept alive.
     """
 
     algo: AlgoConfig = AlgoConfig()
@@ -277,6 +288,14 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     log: LogConfig = LogConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _arrives(self) -> RunConfig:
+        if self.curriculum is not None and self.curriculum.steps >= self.steps:
+            raise ValueError(
+                f"curriculum.steps={self.curriculum.steps} leaves none of steps={self.steps} for the run's own world; take fewer, or more steps"
+            )
+        return self
 
     @property
     def untrained(self) -> tuple[EnvConfig, ...]:
@@ -311,70 +330,9 @@ def resolve_config(files: Sequence[str | pathlib.Path] = (), sets: Sequence[str]
     return make_config(tree)
 
 
-def parse_set(text: str) -> dict[str, Any]:
-    """Turn ``a.b=value`` into ``{"a": {"b": value}}``. Raises :class:`ConfigError` if it is not of that form."""
-    key, sign, value = text.partition("=")
-    parts = [part.strip() for part in key.split(".")]
-    if not sign or not all(parts):
-        raise ConfigError(f"--set takes key=value with dots between sections (for example optimizer.lr=1e-3), got {text!r}")
-    try:
-        return nest(parts, yaml.safe_load(value))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"the value of {key.strip()!r} is not YAML: {value!r} ({_first_line(error)})") from None
-
-
-def nest(parts: Sequence[str], value: Any) -> dict[str, Any]:
-    """Return ``{parts[0]: {parts[1]: … value}}``."""
-    tree: Any = value
-    for part in reversed(parts):
-        tree = {part: tree}
-    return tree  # type: ignore[no-any-return]
-
-
-def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``base`` updated by ``top``, mappings merged key by key.
-
-    ``algo: name`` in one and ``algo: {…}`` in the other refer to the same section.
-    """
-    out = dict(base)
-    for key, value in top.items():
-        old = out.get(key)
-        main = {"algo": "name", "env": "id"}.get(key)
-        if main and isinstance(old, str) and isinstance(value, Mapping):
-            old = {main: old}
-        if main and isinstance(value, str) and isinstance(old, Mapping):
-            value = {main: value}
-        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return out
-
-
-def read_yaml(path: str | pathlib.Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises :class:`ConfigError` if there is no such file or it holds something else."""
-    try:
-        tree = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the config file {str(path)!r} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"the config file {str(path)!r} is not valid YAML: {_first_line(error)}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"the config file {str(path)!r} must hold a mapping of sections, it holds a {type(tree).__name__}")
-    return tree
-
-
 def dump_config(config: RunConfig) -> str:
     """Return the resolved config as YAML; :func:`make_config` of it gives an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def differences(a: Any, b: Any, path: str = "") -> Iterable[str]:
-    """Yield ``key: old != new`` for every leaf where two dumped configs differ."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        for key in sorted({*a, *b}, key=str):
-            yield from differences(a.get(key), b.get(key), f"{path}.{key}" if path else str(key))
-    elif a != b:
-        yield f"{path}: {a!r} != {b!r}"
 
 
 def explain(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> str:
@@ -385,6 +343,8 @@ def explain(error: pydantic.ValidationError, root: type[pydantic.BaseModel]) -> 
     if first["type"] == "extra_forbidden":
         return f"there is no setting {key!r}{suggest(location[-1], _fields_at(root, location[:-1]))}"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ").lstrip()
+    if first["type"] == "value_error" and isinstance(first["input"], Mapping):  # a section whose settings do not go together
+        return f"{key}: {reason}" if key else reason
     return f"the setting {key!r} {reason}, got {first['input']!r}" if key else reason
 
 
@@ -393,7 +353,3 @@ def _fields_at(model: Any, path: Sequence[str]) -> Iterable[str]:
         field = model.model_fields.get(part) if hasattr(model, "model_fields") else None
         model = field.annotation if field is not None else None
     return list(model.model_fields) if hasattr(model, "model_fields") else []
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -66,10 +66,8 @@ class _Entry:
 class _Step:
     """One optimizer step: its entries and what they are divided by."""
 
-    def __init__(
-        self, terms: Sequence[LossTerm], entries: Sequence[_Entry], rows: Sequence[Trajectory], share: float, meters: Meters
-    ) -> None:
-        self.terms, self.entries, self.rows, self.meters = terms, entries, rows, meters
+    def __init__(self, terms: Sequence[LossTerm], entries: Sequence[_Entry], share: float, meters: Meters) -> None:
+        self.terms, self.entries, self.meters = terms, entries, meters
         self.divisors = Denominators(terms, [(entry.term, entry.item) for entry in entries], share)
         self.used_in: Counter[int] = Counter()
 
@@ -109,7 +107,7 @@ class Learner:
     ) -> None:
         self.teacher, self.ledger, self.settings = teacher, ledger, optimizer or OptimizerSettings()
         self.model, self.micro_tokens, self.token_cost = model, micro_tokens, token_cost
-        self.accelerator, self.world = accelerator, world or World()
+        self.accelerator, self.world, self.temperature = accelerator, world or World(), temperature
         shared = self.world if is_sharded(accelerator) else None
         module = ScoringModule(model, teacher, temperature, micro_tokens, logit_elements, token_cost, shared).eval()
         if recompute and shared is None:  # where weights are sharded, Accelerate wraps the layers
@@ -186,7 +184,7 @@ class Learner:
             NumericalError: a loss or gradient is not finite; the weights are those before that step.
         """
         check_alignment(terms)
-        meters = Meters(terms)
+        meters = Meters(terms, rows, self.temperature)
         entries = self._entries(terms)
         mine: list[_Entry] = []
         for part in parts:
@@ -195,11 +193,11 @@ class Learner:
             if mine:
                 for group in self.optimizer.param_groups:
                     group["lr"] = group["lr"] if lr is None else lr(self.updates)
-                self._step(_Step(terms, mine, rows, len(chosen) / len(rows) if rows else 1.0, meters))
+                self._step(_Step(terms, mine, len(chosen) / len(rows) if rows else 1.0, meters))
                 self.teacher.after_update()
         self._measure_drift(mine[:PROBE_SEQUENCES], meters)
         meters.merge(self.world)
-        return meters.summary(len(rows))
+        return meters.summary()
 
     def _entries(self, terms: Sequence[LossTerm]) -> list[_Entry]:
         """Prepare every item; references of losses on sampled tokens are scored here, once per batch."""
@@ -281,7 +279,7 @@ class Learner:
                 entry.current = scores.logprobs[start:stop].detach()
             step.meters.loss(term, value)
             step.meters.tokens(term, metrics, inputs, scores.entropy[index[t]])
-            step.meters.gap([entry.item for entry, _, _ in found], [scores.logprobs[a:b] for _, a, b in found], step.rows)
+            step.meters.gap([entry.item for entry, _, _ in found], [scores.logprobs[a:b] for _, a, b in found], self.updates)
         total = sum(shares[1:], shares[0])
         return total if total.requires_grad else total + scores.logprobs.sum() * 0.0
 

@@ -26,7 +26,7 @@ class Ledger:
         prompt_tokens: prompt and observation tokens read by the generator, per row, whatever it shared.
         teacher_tokens: tokens scored under teacher weights.
         scored_tokens: tokens scored without gradient under the policy's own weights.
-        trained_tokens: tokens scored with gradient, once per optimizer update they take part in.
+        trained_tokens: tokens scored with gradient, once per loss term and optimizer update they take part in.
         score_inputs, train_inputs: tokens pushed through the model for those scores, prefixes included
             and shared prefixes counted once, as they are computed.
         verifier_calls: actions judged.

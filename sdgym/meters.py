@@ -38,9 +38,10 @@ def top_share(values: np.ndarray, share: float = LOCAL_SHARE) -> float:
 
 
 class Meters:
-    """Running sums for :meth:`summary`."""
+    """Running sums for :meth:`summary`, of the ``rows`` of a batch and losses at ``temperature``."""
 
-    def __init__(self, terms: Sequence[LossTerm]) -> None:
+    def __init__(self, terms: Sequence[LossTerm], rows: Sequence[Trajectory] = (), temperature: float = 1.0) -> None:
+        self._rows, self._temperature = rows, temperature
         self._sums: dict[str, float] = {}
         self._counts: dict[str, float] = {}
         self._losses: dict[str, float] = {}
@@ -95,15 +96,15 @@ class Meters:
                 self.mean(f"teacher/lift_{side}", float(chosen.sum()), len(chosen))
             self.mean("teacher/peak_position", float(np.abs(chosen).argmax()) / max(1, len(chosen) - 1), 1)
 
-    def gap(self, items: Sequence[LossItem], logprobs: Sequence[Tensor], rows: Sequence[Trajectory]) -> None:
-        """Compare the trainer's log-probs with the sampler's; only before the first step of a batch."""
-        if self._steps or not rows:
-            return
+    def gap(self, items: Sequence[LossItem], logprobs: Sequence[Tensor], updates: int) -> None:
+        """Compare the trainer's log-probs with the sampler's, where both are of the same weights (``updates`` old) and temperature."""
         recorded, own = [], []
         for item, mine in zip(items, logprobs, strict=True):
-            found = item.view.index_map >= 0
-            if item.view.provenance == "sampled" and item.view.weights == "policy" and found.all():
-                recorded.append(rows[item.view.row].action_logprobs()[item.view.index_map])
+            row = self._rows[item.view.row] if item.view.row < len(self._rows) else None
+            if row is None or row.policy_version != updates or (row.sampling.get("temperature") or 1.0) != self._temperature:
+                continue
+            if item.view.provenance == "sampled" and item.view.weights == "policy" and (item.view.index_map >= 0).all():
+                recorded.append(row.action_logprobs()[item.view.index_map])
                 own.append(mine)
         if own:
             gap = np.abs(torch.cat(own).detach().float().cpu().numpy() - np.concatenate(recorded))
@@ -127,14 +128,14 @@ class Meters:
         self._sums, self._counts, self._losses = (_added(world.gather(own)) for own in (self._sums, self._counts, self._losses))
         self._divergence = [values for part in world.gather(self._divergence) for values in part]
 
-    def summary(self, rows: int) -> dict[str, float]:
-        """Return the means; losses are averaged over optimizer steps, ``rows`` is N of the batch."""
+    def summary(self) -> dict[str, float]:
+        """Return the means; losses are averaged over optimizer steps."""
         out = {name: self._sums[name] / count for name, count in self._counts.items() if count}
         out |= {f"loss/{name}": value / max(1, self._steps) for name, value in self._losses.items()}
         if self._divergence:
             out["teacher/divergence_p95"] = float(np.quantile(np.concatenate(self._divergence), 0.95))
-        if self.teacher_rows and rows:
-            out["teacher/usable"] = self.teacher_rows / rows
+        if self.teacher_rows and self._rows:
+            out["teacher/usable"] = self.teacher_rows / len(self._rows)
         return {**out, "train/updates": float(self._steps)}
 
 

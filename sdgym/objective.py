@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from sdgym.core import Aggregation, Need
+from sdgym.errors import UnknownNameError
 
 
 @dataclasses.dataclass
@@ -114,7 +115,13 @@ def aggregate(
 
     Returns:
         A scalar attached to the graph; exactly 0 for an empty mask.
+
+    Raises:
+        UnknownNameError: there is no such mode.
+        ValueError: ``token_sum_norm`` has no ``max_length``.
     """
+    if mode not in get_args(Aggregation):
+        raise UnknownNameError("aggregation", mode, get_args(Aggregation))
     mask = (weight != 0).to(values.dtype)
     weighted = values.masked_fill(weight == 0, 0.0) * weight  # a masked inf or NaN reaches neither value nor gradient
     total = weighted.sum()

@@ -32,6 +32,9 @@ from sdgym.seeding import derive
 
 _SAMPLING_FIELDS = tuple(field.name for field in dataclasses.fields(SamplingParams))
 Answer = tuple[str, float, bool, bool, dict[str, Any]]
+Grading = deque[tuple[Episode, concurrent.futures.Future[Answer]]]
+UNFIT_TASKS = 16
+"""So many tasks in a row whose prompts do not fit the context end a training run; an evaluation ends where none of its tasks fits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,7 @@ class RolloutDriver:
         sampler: the generation back end; its weights are synchronised by the caller.
         ledger: charged for every token and step.
         seed: the run's seed, root of every row's noise.
-        max_live: episodes in flight at once.
+        max_live: episodes in flight at once; as many again may wait for their last verdict.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class RolloutDriver:
         self._loop = EventLoop()
         self._free: list[Any] = []
         self._next_id = 0
+        self._unfit = 0  # tasks in a row
         self._last_prompt: tuple[list[Message], np.ndarray] = ([], np.zeros(0, np.int64))
 
     def close(self) -> None:
@@ -142,12 +146,12 @@ class RolloutDriver:
 
         Raises:
             EnvError: an environment broke its contract.
-            DataError: no prompt fits the model's context.
+            DataError: no prompt fits the model's context (of an evaluation, or of :data:`UNFIT_TASKS` tasks in a row).
         """
         waiting = deque((g, m) for g in range(len(tasks)) for m in range(group_size))
         live: dict[int, Episode] = {}
         done: dict[tuple[int, int], Episode] = {}
-        grading: list[tuple[Episode, concurrent.futures.Future[Answer]]] = []
+        grading: Grading = deque()
         while waiting or live:
             while waiting and len(live) < self.max_live:
                 g, m = waiting.popleft()
@@ -158,17 +162,25 @@ class RolloutDriver:
                     done[episode.order] = episode
             finished = [(live.pop(sample.request_id), sample) for sample in self.sampler.tick()] if live else []
             self._advance(sorted(finished, key=lambda pair: pair[0].order), live, done, grading, sampling, job)
-        for episode, future in grading:
-            self._digest(episode, future.result())
-            self._retire(episode, done)
+            while grading and (len(grading) > self.max_live or not (waiting or live)):  # the oldest first, whichever is ready
+                episode, future = grading.popleft()
+                self._digest(episode, future.result())
+                self._retire(episode, done)
         rows = [self._trajectory(done[key], sampling, job) for key in sorted(done)]
         self._charge(rows, job)
-        if prompts is None and rows and all(row.error == "prompt_too_long" for row in rows):
+        if prompts is None:
+            self._check_fit(rows, len(tasks), job)
+        return rows
+
+    def _check_fit(self, rows: Sequence[Trajectory], tasks: int, job: Job) -> None:
+        """Raise where what does not fit is the rule and not one long task."""
+        none = bool(rows) and all(row.error == "prompt_too_long" for row in rows)
+        self._unfit = self._unfit + tasks if none else 0
+        if none and (job.evaluation or self._unfit >= UNFIT_TASKS):
             raise DataError(
                 f"no task fits the model: the prompts need up to {max(len(s.ids) for r in rows for s in r.segments)} tokens "
                 f"and the context holds {self.sampler.context_limit}; take a lower level or another model"
             )
-        return rows
 
     def generate(self, prompts: Sequence[np.ndarray], sampling: SamplingParams, job: Job) -> list[Sample]:
         """Continue token ids freely, without an environment; charged as training.
@@ -179,7 +191,7 @@ class RolloutDriver:
         waiting, numbers = deque(enumerate(prompts)), dict[int, int]()
         samples: dict[int, Sample] = {}
         while waiting or self.sampler.pending:
-            while waiting and self.sampler.pending < self.max_live:  # equal prompts share a page for as long as one of them waits
+            while waiting and self.sampler.pending < self.max_live:
                 i, prompt = waiting.popleft()
                 key = derive(self._seed_of(job), job.stream, job.step, job.first_group + i, 0, 0)
                 request = self._new_id()
@@ -220,7 +232,7 @@ class RolloutDriver:
         finished: Sequence[tuple[Episode, Sample]],
         live: dict[int, Episode],
         done: dict[tuple[int, int], Episode],
-        grading: list[tuple[Episode, concurrent.futures.Future[Answer]]],
+        grading: Grading,
         sampling: SamplingParams,
         job: Job,
     ) -> None:

@@ -106,7 +106,7 @@ class Teacher:
         self._advance("update")
 
     def after_step(self) -> None:
-        """Count one rollout step (after all its updates)."""
+        """Count one rollout step (after all its updates, were there any)."""
         self._advance("step")
 
     def _advance(self, unit: str) -> None:

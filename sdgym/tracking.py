@@ -263,5 +263,18 @@ def make_accelerator(device: str, dtype: str, folder: pathlib.Path, trackers: Se
         if tracker not in known:
             raise ConfigError(f"the tracker {tracker!r} is unknown or not installed; here there are: {', '.join(known) or 'none'}")
     precision = "bf16" if dtype == "bfloat16" else "no"
+    _forget_other_run(precision, device)
     place = zero.accelerator_settings(device) if zero.asked() else {"cpu": device == "cpu"}
     return Accelerator(**place, mixed_precision=precision, log_with=list(trackers) or None, project_dir=str(folder))
+
+
+def _forget_other_run(precision: str, device: str) -> None:
+    """Let a second run of a process have its own precision and device: Accelerate keeps the first one's for as long as the process lives."""
+    from accelerate.state import AcceleratorState
+
+    if zero.asked() or not AcceleratorState._shared_state:
+        return
+    state = AcceleratorState()
+    alone = state.num_processes == 1
+    if state.mixed_precision != precision or (alone and (state.device.type == "cpu") != (device == "cpu")):
+        AcceleratorState._reset_state(reset_partial_state=alone)  # several processes keep their process group

@@ -150,8 +150,8 @@ class Trainer:
         keep = bool(len(buffer) and every and self.step % every == 0)
         s.learner.recorder = recorder = Recorder(buffer.rows) if keep and s.world.size == 1 else None  # each process sees a share
         metrics = self._update(phase, number, buffer, context) if len(buffer) or not phase.rollouts else {"train/updates": 0.0}
+        s.teacher.after_step()
         if metrics["train/updates"]:
-            s.teacher.after_step()
             s.sampler.sync_weights()
         if keep and s.world.main:
             name = f"step_{self.step + 1:06d}.parquet"
@@ -175,7 +175,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         updates = 0.0
         for name, terms, schedule in plans:
-            parts = self._parts(buffer, terms, phase.rollouts, schedule)
+            parts = self._parts(buffer, terms, schedule)
             found = self.session.learner.update(terms, buffer.rows, parts, self._learning_rate)
             updates += found["train/updates"]
             metrics |= {key if not name or key.startswith("loss/") else f"{name}/{key}": value for key, value in found.items()}
@@ -225,10 +225,10 @@ class Trainer:
                     s.ledger.discarded_tokens += sum(row.action_length for row in group) * s.world.main
         return kept, drawn
 
-    def _parts(self, buffer: RolloutBuffer, terms: Sequence[LossTerm], rollouts: bool, schedule: UpdateSchedule) -> list[list[int]]:
-        """Cut the batch into optimizer steps: whole groups (without rollouts the rows of the terms), in a new order for each epoch."""
+    def _parts(self, buffer: RolloutBuffer, terms: Sequence[LossTerm], schedule: UpdateSchedule) -> list[list[int]]:
+        """Cut the batch into optimizer steps: whole groups (without any, the rows of the terms), in a new order for each epoch."""
         rng = None if schedule.on_policy else generator(self.config.seed, "minibatches", self.step)
-        if rollouts:
+        if len(buffer):
             return [part for _ in range(schedule.epochs) for part in buffer.batches(schedule.minibatches, rng)]
         rows = np.array(sorted({item.view.row for term in terms for item in term.items}), np.int64)
         orders = [rows if rng is None else rng.permutation(rows) for _ in range(schedule.epochs)]

@@ -74,7 +74,7 @@ MUTANTS = (
     Mutant("curriculum: without end", "sdgym/session.py", "step < self.config.curriculum.steps", "step >= 0", "tests/unit/test_curriculum.py::test_the_first_steps_play_the_other_world_and_evaluations_never_do"),
     Mutant("branches: an episode ends with its turn", "sdgym/diagnose/branches.py", "success if terminated or truncated or masked else None", "success", "tests/unit/test_diagnose.py::test_the_tokens_of_a_resumed_episode_are_those_of_the_played_one"),
     Mutant("alignment: mass that leaves counts", "sdgym/diagnose/alignment.py", "(gradient - probs / mass * gradient.sum()) / mass", "gradient / mass", "tests/unit/test_diagnose.py::test_projection_is_the_gradient_under_the_candidates_own_softmax"),
-    Mutant("free text: outruns the pages", "sdgym/rollout.py", "while waiting and self.sampler.pending < self.max_live:", "while waiting:", "tests/unit/test_diagnose.py::test_a_world_whose_first_sign_decides"),
+    Mutant("sampler: outruns the pages", "sdgym/generation/torch_sampler.py", "if not free or page < 0:", "if not free:", "tests/unit/test_sampler.py::test_prompts_that_take_turns_share_too_few_pages"),
     # the composition
     Mutant("modulation: sign of the advantage ignored", CREDIT, "np.exp(np.clip(np.sign(advantage) * delta,", "np.exp(np.clip(delta,", T_AXES + "test_modulation_by_hand"),
     Mutant("modulation: strength on the wrong side", CREDIT, "((1 - strength) + strength * _odds", "(strength + (1 - strength) * _odds", T_AXES + "test_modulation_by_hand"),

@@ -17,8 +17,9 @@ from typing import Any, Literal
 import pydantic
 import yaml
 
-from sdgym.config import explain, merge, nest
+from sdgym.config import explain
 from sdgym.errors import ConfigError, UnknownNameError
+from sdgym.trees import merge, nest
 
 FOLDER = pathlib.Path(__file__).parent
 Status = Literal["code-read", "paper-read", "reconstruction", "own"]

@@ -21,10 +21,11 @@ from sdgym.benchmarks.head_to_head.suite import Arm, Suite, World, choose, load_
 from sdgym.benchmarks.head_to_head.trials import code_hash, make_plan
 from sdgym.benchmarks.head_to_head.trl_settings import missing_features
 from sdgym.benchmarks.head_to_head.tuning import tune_arms
-from sdgym.config import EnvConfig, merge
+from sdgym.config import EnvConfig
 from sdgym.core import content_hash
 from sdgym.errors import ConfigError, RunFolderError, UnknownNameError
 from sdgym.files import FolderLock
+from sdgym.trees import merge
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sdgym.algos.base import Preset
 from sdgym.algos.presets import resolve
 from sdgym.benchmarks.head_to_head.suite import Arm, Control, Suite
-from sdgym.config import merge
 from sdgym.errors import ConfigError
+from sdgym.trees import merge
 
 
 def has_controls(arm: Arm) -> bool:

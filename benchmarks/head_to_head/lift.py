@@ -160,7 +160,8 @@ def measure(config: RunConfig, folder: pathlib.Path, tasks: int) -> list[dict[st
 
 def main(folder: pathlib.Path, tasks: int) -> None:
     """Measure the settings in ``folder`` and leave the per-item records beside them, all or none."""
-    from sdgym.config import make_config, read_yaml
+    from sdgym.config import make_config
+    from sdgym.trees import read_yaml
 
     records = measure(make_config(read_yaml(folder / "settings.yaml")), folder, tasks)
     partial = folder / (ITEMS + ".part")

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sdgym.benchmarks.head_to_head.suite import Suite, world_name
-from sdgym.config import merge
 from sdgym.model_store import EMBEDDED
+from sdgym.trees import merge
 
 UPDATE_COST = 1.5
 """Seconds of update per second of rollout in a world that costs next to nothing itself, rounded up from a mean of 1.2 over the methods of `quick`."""

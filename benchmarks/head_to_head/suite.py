@@ -11,8 +11,9 @@ import pydantic
 import yaml
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from sdgym.config import explain, make_config, merge, read_yaml
+from sdgym.config import explain, make_config
 from sdgym.errors import ConfigError, UnknownNameError
+from sdgym.trees import merge, read_yaml
 
 
 class _Part(pydantic.BaseModel):

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdgym.benchmarks.head_to_head.trl_settings import Translation, translate
-from sdgym.config import RunConfig, make_config, read_yaml
+from sdgym.config import RunConfig, make_config
 from sdgym.core import MASKED_OUTCOMES, Outcome, Task
 from sdgym.errors import ConfigError, UserError
 from sdgym.seeding import derive
 from sdgym.tracking import RunFolder
 from sdgym.trainer import RunResult, Trainer, save_model
+from sdgym.trees import read_yaml
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,10 +17,10 @@ from sdgym.algos.presets import build_algorithm
 from sdgym.benchmarks.head_to_head.runner import Board, Engine, run_all
 from sdgym.benchmarks.head_to_head.suite import Arm, Suite, world_name
 from sdgym.benchmarks.head_to_head.trials import Trial, make_trial, obstacle
-from sdgym.config import merge, nest
 from sdgym.errors import ConfigError
 from sdgym.report.load import read_lines, scores_of
 from sdgym.seeding import generator
+from sdgym.trees import merge, nest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,8 +15,9 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from sdgym.benchmarks.simulate.costs import Device, Model, Worlds
 from sdgym.benchmarks.simulate.lengths import Lengths, Source
 from sdgym.benchmarks.simulate.simulation import Driver, Mode, Plan, Simulation, StepTime
-from sdgym.config import Section, explain, merge, nest, parse_set, read_yaml
+from sdgym.config import Section, explain
 from sdgym.errors import ConfigError
+from sdgym.trees import merge, nest, parse_set, read_yaml
 
 SCENARIOS = pathlib.Path(__file__).with_name("scenarios")
 

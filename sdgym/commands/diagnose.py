@@ -85,9 +85,10 @@ def _policy_of_run(folder: pathlib.Path, step: int | None, device: str, threads:
     import torch
 
     from sdgym.checkpoint import CheckpointStore
-    from sdgym.config import make_config, read_yaml
+    from sdgym.config import make_config
     from sdgym.errors import RunFolderError
     from sdgym.policy import Policy
+    from sdgym.trees import read_yaml
 
     if step is None and (folder / "model").is_dir():
         return Policy.load(str(folder / "model"), device, "float32", threads)

@@ -149,8 +149,8 @@ def question(run: RunConfig, episodes: int, split: str, seed: int) -> dict[str, 
 
 def check_question(folder: pathlib.Path, asked: Mapping[str, Any]) -> None:
     """Raise :class:`RunFolderError` unless the records in ``folder`` answer this question."""
-    from sdgym.config import differences, read_yaml
     from sdgym.errors import RunFolderError
+    from sdgym.trees import differences, read_yaml
 
     if not (folder / QUESTION).is_file():
         raise RunFolderError(f"the records in {str(folder)!r} are of no `sdgym eval` (there is no {QUESTION}); take another --out")

@@ -227,12 +227,11 @@ class TorchSampler:
                 self._close(session, request)
                 continue
             if session.slot < 0:
-                if not free:
+                page = session.prompt.page if session.prompt.page >= 0 else next(pages, -1)  # a prompt that others wait for keeps its own
+                if not free or page < 0:
                     waiting.append((order, request))
                     continue
-                session.slot = free.popleft()
-                if session.prompt.page < 0:
-                    session.prompt.page = next(pages)
+                session.slot, session.prompt.page = free.popleft(), page
                 self._cache.page_of[session.slot] = session.prompt.page
             self._rows.append(_Row(order, request, session))
             fresh = 0 if session.last_token is None else 1 + len(request.new_ids)  # a first prompt goes onto a page

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sdgym.config import EnvConfig, differences, merge
+from sdgym.config import EnvConfig
 from sdgym.report.load import Run
+from sdgym.trees import differences, merge
 
 OPERATION = ("seed", "device", "threads", "max_live", "eval", "checkpoint", "log")
 """Sections of a config that make no other method: what may differ between seeds of one."""

@@ -9,9 +9,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sdgym.config import read_yaml
 from sdgym.errors import ConfigError, DataError, RunFolderError
 from sdgym.evaluation import report_from_records
+from sdgym.trees import read_yaml
 
 DETAILS = "comparison.json"
 """What a comparison adds to its trials: title, arm of each run folder, failures, skipped parts."""

@@ -115,7 +115,8 @@ def _answer(text: str) -> bool:
 
 
 def _setting(text: str) -> bool:
-    from sdgym.config import make_config, parse_set
+    from sdgym.config import make_config
+    from sdgym.trees import parse_set
 
     with contextlib.suppress(ConfigError):
         make_config(parse_set(text))
@@ -132,7 +133,8 @@ def _file(suffix: str, text: str, read: Callable[[pathlib.Path], object], errors
 
 
 def _config(text: str) -> bool:
-    from sdgym.config import make_config, read_yaml
+    from sdgym.config import make_config
+    from sdgym.trees import read_yaml
 
     return _file(".yaml", text, lambda path: make_config(read_yaml(path)), (ConfigError,))
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sdgym.config import read_yaml
 from sdgym.envs.mathematics.data import load as load_problems
 from sdgym.envs.programming.data import load as load_programs
 from sdgym.errors import ConfigError, DataError
 from sdgym.testing.fuzzing import FRAGMENTS, TARGETS, Target, campaign
+from sdgym.trees import read_yaml
 
 COUNT = int(os.environ.get("SDGYM_FUZZ", "200000"))
 QUICK = sorted(name for name, target in TARGETS.items() if not target.slow)

@@ -5,8 +5,9 @@ import pathlib
 import pytest
 import yaml
 
-from sdgym.config import RunConfig, differences, dump_config, make_config, merge, parse_set, resolve_config
+from sdgym.config import RunConfig, dump_config, make_config, resolve_config
 from sdgym.errors import ConfigError
+from sdgym.trees import differences, merge, parse_set
 
 
 def test_a_dump_makes_an_equal_config() -> None:
@@ -51,6 +52,13 @@ def test_a_section_may_be_written_short_in_one_source_and_long_in_another() -> N
         ({"optimizer": {"lr": float("nan")}}, ["'optimizer.lr'", "got nan"]),
         ({"device": "gpu"}, ["'device'", "'gpu'"]),
         ({"eval": {"split": "dev"}}, ["'eval.split'", "'val'"]),
+        ({"generation": {"url": "http://127.0.0.1:8000"}}, ["generation: url", "engine=torch", "engine=vllm"]),
+        ({"generation": {"dtype": "bfloat16"}}, ["generation: dtype", "engine=torch"]),
+        (
+            {"generation": {"engine": "vllm", "url": "http://127.0.0.1:8000", "memory": 0.9}},
+            ["generation: memory", "http://127.0.0.1:8000"],
+        ),
+        ({"steps": 9, "curriculum": {"env": "sdgym/Math-v0", "steps": 9}}, ["curriculum.steps=9", "steps=9"]),
         ({"scheduler": "async"}, ["'scheduler'", "'deterministic'"]),
     ],
 )

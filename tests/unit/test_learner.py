@@ -379,6 +379,20 @@ def test_the_gap_to_the_sampler_is_measured(policy: Policy) -> None:
     assert metrics["train/update_kl"] > 0
 
 
+def test_the_gap_to_the_sampler_is_of_the_same_weights_and_temperature(policy: Policy) -> None:
+    """An objective interleaved before this one has moved the weights; a method may sample at a temperature of its own."""
+    items = make_items(1, 3)
+    own = make_learner(policy).score([i.view for i in items])
+    off = [0.25, 5.0, 9.0]
+    rows = [row_of(i, item, scores.logprobs + off[i]) for i, (item, scores) in enumerate(zip(items, own, strict=True))]
+    rows = [rows[0], dataclasses.replace(rows[1], sampling={"temperature": 0.5}), dataclasses.replace(rows[2], policy_version=1)]
+    metrics = make_learner(policy).update([LossTerm("p", NLLLoss(), items)], rows, [range(3)])
+    assert metrics["train/logprob_gap"] == pytest.approx(0.25, abs=1e-5)
+    later = make_learner(policy)
+    later.updates = 2
+    assert "train/logprob_gap" not in later.update([LossTerm("p", NLLLoss(), items)], rows, [range(3)])
+
+
 def row_of(index: int, item: LossItem, logprobs: np.ndarray) -> Trajectory:
     task, view = Task(f"tiny-train-{index}-x", ({"role": "user", "content": "?"},), "train", index), item.view
     mask = np.concatenate([np.zeros(len(view.prefix_ids), bool), view.loss_mask])

@@ -13,7 +13,7 @@ from torch import Tensor
 from sdgym.algos.losses import BCOLoss, DistillLoss, NLLLoss, PolicyGradientLoss
 from sdgym.algos.losses.policy_gradient import reference_kl
 from sdgym.algos.losses.sequence import bco_shift, implicit_reward
-from sdgym.errors import ConfigError
+from sdgym.errors import ConfigError, UnknownNameError
 from sdgym.objective import LossInputs, TokenLoss, aggregate
 
 PRINTED, EXACT = 1e-5, 1e-9
@@ -384,3 +384,5 @@ def test_a_masked_infinity_poisons_neither_value_nor_gradient() -> None:
 def test_token_sum_norm_needs_its_length() -> None:
     with pytest.raises(ValueError, match="max_length"):
         aggregate(torch.ones(1), torch.ones(1), torch.zeros(1, dtype=torch.int64), 1, "token_sum_norm")
+    with pytest.raises(UnknownNameError, match="did you mean 'seq_mean_token_mean'"):
+        aggregate(torch.ones(1), torch.ones(1), torch.zeros(1, dtype=torch.int64), 1, "sequence_mean_token_mean")  # type: ignore[arg-type]

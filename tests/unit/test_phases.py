@@ -12,7 +12,7 @@ import pytest
 
 import sdgym
 from sdgym.algos import algorithms
-from sdgym.algos.base import Algorithm, AnnotateContext, Batch, CollectContext, Interleaved, Phase, UpdateSchedule
+from sdgym.algos.base import Algorithm, AnnotateContext, Batch, CollectContext, Interleaved, Phase, TeacherWeightsSpec, UpdateSchedule
 from sdgym.algos.losses import NLLLoss
 from sdgym.algos.terms import build_items
 from sdgym.buffer import RolloutBuffer
@@ -104,7 +104,31 @@ class Alternate(Algorithm):
         return self.record("side", batch, context)
 
 
-for _class in (Retry, Alternate):
+class OwnRollouts(Algorithm):
+    """A phase that samples for itself, and trains one row of all in every second step."""
+
+    name = "own_rollouts"
+
+    @property
+    def phases(self) -> list[Phase]:
+        return [Phase("train", self.annotate, rollouts=False, collect=self.collect)]
+
+    @property
+    def teacher_weights(self) -> TeacherWeightsSpec:
+        return TeacherWeightsSpec("periodic", every=2, unit="step")
+
+    def collect(self, batch: Batch, context: CollectContext) -> Sequence[Trajectory]:
+        tasks = context.draw.tasks()
+        return context.draw.play("own", tasks, [context.chat.prompt_ids(list(task.messages)) for task in tasks], samples=2)
+
+    def annotate(self, batch: Batch, context: AnnotateContext) -> list[LossTerm]:
+        chosen = [1] if context.step % 2 else []
+        items = build_items(batch, context, chosen, ratios=False)
+        counted: dict[str, Any] = {"count_empty": True, "rows": len(batch.rows)}
+        return [LossTerm("first", NLLLoss(), items, aggregation="seq_mean_token_mean", **counted)] if chosen else []
+
+
+for _class in (Retry, Alternate, OwnRollouts):
     algorithms.register(_class.name, _class)
 
 
@@ -191,3 +215,35 @@ def test_resume_changes_nothing(algo: str, model: str, tmp_path: pathlib.Path) -
     volatile = ("seconds", "time/")
     expected, got = ([{k: v for k, v in line.items() if not k.startswith(volatile)} for line in lines(r.folder)] for r in (whole, resumed))
     assert got == expected
+
+
+def test_rows_that_a_phase_sampled_itself_count_as_rollouts_do(model: str, tmp_path: pathlib.Path) -> None:
+    """A batch of four rows, one with an item: with empty rows counted the objective is a quarter of that row's."""
+    trainer = start("own_rollouts", model, tmp_path / "run", steps=4)
+    update, found = trainer.session.learner.update, []
+
+    def watched(terms: Sequence[LossTerm], rows: Sequence[Trajectory], parts: Any, lr: Any) -> dict[str, float]:
+        parts = list(parts)
+        found.append(([sorted(part) for part in parts], len(rows)))
+        if terms:
+            (item,) = terms[0].items
+            alone = -float(trainer.session.learner.score([item.view])[0].logprobs.mean())
+            metrics = update(terms, rows, parts, lr)
+            assert metrics["loss/first"] == pytest.approx(alone / 4, rel=1e-4)
+            return metrics
+        return update(terms, rows, parts, lr)
+
+    trainer.session.learner.update = watched  # type: ignore[method-assign]
+    trainer.run()
+    assert found == [([[0, 1, 2, 3]], 4)] * 4
+
+
+def test_a_teachers_steps_are_rollout_steps(model: str, tmp_path: pathlib.Path) -> None:
+    """Two of four steps train nothing; a teacher renewed every second step is renewed twice all the same."""
+    trainer = start("own_rollouts", model, tmp_path / "run", steps=4)
+    teacher, renewed = trainer.session.teacher, []
+    copy = teacher._copy_student
+    teacher._copy_student = lambda: (renewed.append(trainer.step), copy())  # type: ignore[func-returns-value,method-assign]
+    trainer.run()
+    assert [line["train/updates"] for line in lines(tmp_path / "run")[1:]] == [0, 1, 0, 1]
+    assert renewed == [1, 3]

@@ -13,7 +13,7 @@ from sdgym.core import Feedback, Outcome, StopReason, Task, Trajectory
 from sdgym.errors import DataError, EnvError
 from sdgym.generation.base import SamplingParams
 from sdgym.ledger import Ledger
-from sdgym.rollout import Job, RolloutDriver
+from sdgym.rollout import UNFIT_TASKS, Job, RolloutDriver
 from sdgym.seeding import derive
 from sdgym.testing_engine import KINDS, LETTERS_ID, LettersEnv, ScriptedSampler
 from sdgym.testing_policy import small_tokenizer
@@ -135,6 +135,20 @@ def test_admission_order_and_bound(chat: ChatFormat) -> None:
     assert admitted == sorted(admitted) and len(admitted) == 9  # sessions are numbered as episodes begin: (group, member) order
 
 
+def test_slow_verdicts_keep_a_bounded_number_of_environments(chat: ChatFormat) -> None:
+    made: list[Any] = []
+
+    def make() -> Any:
+        made.append(gymnasium.make(LETTERS_ID, jitter=0.05))
+        return made[-1]
+
+    sampler = ScriptedSampler(letters(chat), chat.end_ids[0])
+    with RolloutDriver(make, chat, sampler, Ledger(), 0, max_live=2) as driver:
+        rows = driver.collect(tasks(10), 2, SAMPLING, Job("train", 0))
+    assert len(made) <= 2 * 2 and all(row.usable for row in rows)
+    assert [row.task for row in rows] == [task for task in tasks(10) for _ in range(2)]
+
+
 def test_environments_are_reused(chat: ChatFormat) -> None:
     made: list[Any] = []
 
@@ -196,8 +210,23 @@ def test_a_prompt_that_does_not_fit_masks_its_rows(chat: ChatFormat) -> None:
     with make_driver(chat, context_limit=lengths[-1]) as driver:
         rows = driver.collect(tasks(8), 1, SAMPLING, Job("train", 0))
     assert {r.error for r in rows if not r.usable} == {"prompt_too_long"} and any(r.usable for r in rows)
-    with make_driver(chat, context_limit=lengths[0]) as driver, pytest.raises(DataError, match=r"no task fits the model"):
-        driver.collect(tasks(8), 1, SAMPLING, Job("train", 0))
+
+
+def test_one_long_task_is_no_reason_to_stop_but_many_in_a_row_are(chat: ChatFormat) -> None:
+    by_length = sorted(tasks(64), key=lambda task: len(chat.prompt_ids(list(task.messages))))
+    lengths = [len(chat.prompt_ids(list(task.messages))) for task in by_length]
+    short, long = by_length[0], [task for task, length in zip(by_length, lengths, strict=True) if length > lengths[0]]
+    assert len(long) > UNFIT_TASKS
+    with make_driver(chat, context_limit=lengths[0] + 1) as driver:
+        for step in range(2):
+            for task in long[: UNFIT_TASKS - 1]:  # as with one task a step, or one group drawn again
+                (row,) = driver.collect([task], 1, SAMPLING, Job("train", step))
+                assert row.error == "prompt_too_long"
+            assert driver.collect([short], 1, SAMPLING, Job("train", step))[0].usable
+        with pytest.raises(DataError, match=r"no task fits the model"):
+            driver.collect(long[:UNFIT_TASKS], 1, SAMPLING, Job("train", 2))
+        with pytest.raises(DataError, match=r"no task fits the model"):
+            driver.collect(long[:1], 1, SAMPLING, Job("eval", 3, evaluation=True))
 
 
 class Forgetful(ChatFormat):

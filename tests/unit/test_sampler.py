@@ -101,6 +101,16 @@ def test_a_groups_prompt_is_prefilled_once(policy):
     assert sampler.prefilled - before == 30
 
 
+def test_prompts_that_take_turns_share_too_few_pages(policy):
+    """A prompt whose next row waits keeps its page; with one slot another prompt's row waits for that."""
+    requests = [Request(i, i, prompt(i % 2), 70 + i, SamplingParams(max_tokens=4)) for i in range(6)]
+    sampler = TorchSampler(policy, slots=1)
+    for request in requests:
+        sampler.submit(request)
+    found = {sample.request_id: sample.ids.tolist() for sample in finish(sampler)}
+    assert found == {request.request_id: alone(policy, request).ids.tolist() for request in requests}
+
+
 def test_kept_sessions_prefill_new_tokens_only(policy):
     sampler = TorchSampler(policy, slots=2, end_ids=())
     sampler.submit(Request(0, 9, prompt(0, 30), 1, SamplingParams(max_tokens=3), keep=True))

@@ -100,6 +100,15 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(model: str, t
     assert first == again != other
 
 
+def test_two_runs_of_one_process_may_differ_in_precision(model: str, tmp_path: pathlib.Path) -> None:
+    found = {}
+    for name, dtype in (("a", "float32"), ("b", "bfloat16"), ("c", "float32")):
+        sdgym.train("grpo", out=tmp_path / name, model=model, dtype=dtype, **SMALL)
+        found[name] = [line["train/entropy"] for line in lines(tmp_path / name)[1:]]
+    assert found["a"] == found["c"] != found["b"]
+    assert found["b"] == pytest.approx(found["a"], rel=0.05)
+
+
 def test_rejected_groups_are_drawn_again_a_bounded_number_of_times(model: str, tmp_path: pathlib.Path) -> None:
     """Answers of one token by a policy that seldom succeeds: most groups agree, and dynamic sampling rejects them."""
     settings = {**SMALL, "steps": 2, "max_resamples": 2}
