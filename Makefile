@@ -3,18 +3,19 @@
 #   make demo        train and compare on the embedded policy (10 minutes), ends with an HTML report
 #   make test        fast tests (no root, no system packages), two files at a time
 #   make check       lint, format, types, layers
-#   make test-full   long lanes, restartable; writes runs/test-full/result.json
+#   make test-full   long lanes, restartable, in an environment with every extra (build/full); writes runs/test-full/result.json
 #   make kills fuzz soak   what takes longest, one by one: runs killed at random, hostile inputs, half an hour without a leak;
 #                    restartable; each writes runs/endurance/NAME.json, which names the commit (docs/operating.md)
 #   make docs        the documentation as a site, in build/site
 #   make matrix      does the tested set resolve for Python 3.11 to 3.14?
 #   make test-vllm   the tests of the vLLM back end, in an environment of their own (build/vllm, x86-64 Linux)
 #   make release     wheel and source, audit of the tested set, SBOM and checksums, in dist/
-# Variables: PYTHON (interpreter for .venv), VENV (where), LANES (pytest marker expression), WORKERS (test processes),
-#            KILLS (runs), FUZZ (inputs per reader), SOAK (minutes).
+# Variables: PYTHON (interpreter for .venv), VENV (where), EXTRAS (of the package), LANES (pytest marker expression),
+#            WORKERS (test processes), KILLS (runs), FUZZ (inputs per reader), SOAK (minutes).
 
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= dev
 LANES ?= not slow and not system
 WORKERS ?= 2
 KILLS ?= 30
@@ -42,7 +43,7 @@ $(STAMP):
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "'$(PYTHON)' cannot make virtual environments: install its venv module (on Debian and Ubuntu 'sudo apt-get install python3-venv')." >&2; exit 2; }
 	@test -d sdgym/envs/ || { echo "sdgym/envs is not a link to a folder: run 'git config core.symlinks true && git checkout -- sdgym' (on Windows, inside WSL2)." >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
@@ -58,8 +59,10 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test-full: $(STAMP)
-	$(BIN)/python tests/run_full.py
+# An environment of its own with every extra, so that no long lane is skipped for want of a package.
+test-full:
+	@$(MAKE) --no-print-directory install VENV=build/full EXTRAS=dev,ray,peft,trackers,worlds
+	build/full/bin/python tests/run_full.py
 
 kills: $(STAMP)
 	$(BIN)/python -m sdgym.benchmarks.endurance.kills --runs $(KILLS)

@@ -70,7 +70,7 @@ MISTAKES = {
     "eval environment": (["eval", "--env", "sdgym/Mth-v0"], r"did you mean 'sdgym/Math-v0'"),
     "eval episodes": (["eval", "--episodes", "0"], r"--episodes must be at least 1"),
     "eval setting": (["eval", "--set", "sampling.temperature=0.5"], r"does not read the setting 'sampling.temperature'"),
-    "eval split": (["train", "--set", "eval.split=test"], r"'eval'.*read the test tasks during training"),
+    "eval split": (["train", "--set", "eval.split=test"], r"eval: split=test would read the test tasks during training"),
     "module": (["train", "--env", "nowhere:mine/World-v0"], r"cannot be loaded: .*nowhere"),
     "id in a module": (["eval", "--env", "json:mine/World-v0"], r"cannot be loaded: .*mine"),
     "diagnose step": (["algos", "diagnose", "tiny", "--step", "3"], r"'tiny' is no run folder"),
