@@ -125,7 +125,7 @@ def test_a_served_world_listens_on_loopback() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xfail(strict=True, reason="Ray 2.60 listens on every interface whatever it is asked (SECURITY.md)")
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="Ray 2.60 listens on every interface whatever it is asked (SECURITY.md)")
 def test_a_ray_cluster_of_ours_listens_on_loopback(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     """All of its processes: the store, the scheduler, the helpers, the workers."""
     pytest.importorskip("ray", reason="requires ray")
