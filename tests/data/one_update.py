@@ -44,3 +44,4 @@ for name, algo in request["algorithms"].items():
     session.world.gather(None)
     session.driver.close()
     session.env.close()
+session.accelerator.end_training()  # ends the process group, whose threads otherwise abort an interpreter that leaves, now and then
