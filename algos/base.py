@@ -11,6 +11,7 @@ import pydantic
 
 from sdgym.chat import ChatFormat
 from sdgym.core import LossTerm, Scorer, ScoringView, Task, Trajectory
+from sdgym.errors import ConfigError
 from sdgym.generation.base import Sample
 
 
@@ -34,6 +35,9 @@ class TeacherWeightsSpec:
         unit: ``step`` (rollout batch) or ``update`` (optimizer step).
         reset_every: an ``ema`` becomes the student itself every so many units; 0 means never.
         model: of ``external``: name or folder of a model with the student's tokenizer.
+
+    Raises:
+        ConfigError: a moving kind with a rate of 0.
     """
 
     kind: str = "live"
@@ -42,6 +46,10 @@ class TeacherWeightsSpec:
     unit: str = "step"
     reset_every: int = 0
     model: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind in ("ema", "trust_region") and not self.rate:
+            raise ConfigError(f"weights of the kind {self.kind} never move at a rate of 0: set a rate such as 0.01, or use frozen")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,7 +94,9 @@ class GRPO(Algorithm):
 
     def accept_group(self, rows: Sequence[Trajectory]) -> bool:
         """Under dynamic sampling: whether the usable rows disagree, so that the group has a gradient (DAPO §3.2)."""
-        return not self.config.dynamic_sampling or len({row.reward for row in rows if row.usable}) > 1
+        by_turn = self.config.credit == "turn"
+        found = {tuple(row.turn_rewards) if by_turn else row.reward for row in rows if row.usable}
+        return not self.config.dynamic_sampling or len(found) > 1
 
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Refuse a group whose members cannot differ where the baseline is the group's."""

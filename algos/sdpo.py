@@ -37,7 +37,7 @@ class SDPOConfig(UpdateSettings, TeacherSettings, ContextSettings, DistillSettin
         context: what the teacher reads.
         only_without_solution: feedback only where no peer succeeded.
         exclude_self, strip_think: see :class:`sdgym.algos.conditioning.Peer`.
-        success_threshold: a row is a success where its reward reaches this; None takes the environment's word.
+        success_threshold: the reward from which one answer is a demonstration; None takes the environment's word.
         policy_weight: λ of the hybrid; 0 is pure SDPO, 1 is GRPO.
         policy: settings of the hybrid's GRPO term.
     """
@@ -52,7 +52,12 @@ class SDPOConfig(UpdateSettings, TeacherSettings, ContextSettings, DistillSettin
 
     def conditioner(self) -> Conditioner:
         """Return the conditioner of ``context``."""
-        shared, peer = self.conditioner_arguments(), {"exclude_self": self.exclude_self, "strip_think": self.strip_think}
+        shared = self.conditioner_arguments()
+        peer: dict[str, Any] = {
+            "exclude_self": self.exclude_self,
+            "strip_think": self.strip_think,
+            "success_threshold": self.success_threshold,
+        }
         if self.context == "peer+feedback":
             return PeerFeedback(only_without_solution=self.only_without_solution, **peer, **shared)
         if self.context == "peer":
@@ -89,26 +94,18 @@ class SDPO(Algorithm):
         return [dataclasses.replace(term, coefficient=weight * term.coefficient) for term in policy] + distill
 
     def _distill(self, batch: Batch, context: AnnotateContext) -> list[LossTerm]:
-        views = self.conditioners[0].views(self._with_threshold(batch), context)
+        views = self.conditioners[0].views(batch, context)
         weight = skip_first(batch.rows, self.config.skip_first)
         items = build_items(batch, context, usable_rows(batch), references=[views], weight=weight)
         return make_term("distill", self.loss, items, batch, self.config, 1 - self.config.policy_weight)
-
-    def _with_threshold(self, batch: Batch) -> Batch:
-        limit = self.config.success_threshold
-        if limit is None:
-            return batch
-
-        def judged(row: Trajectory) -> Trajectory:
-            return dataclasses.replace(row, success=row.reward is not None and row.reward >= limit)
-
-        return Batch([judged(row) for row in batch.rows], batch.groups)
 
     def accept_group(self, rows: Sequence[Trajectory]) -> bool:
         """Return what the policy term's dynamic sampling says."""
         return not self.config.policy_weight or self.policy.accept_group(rows)
 
     def validate(self, env: Any, settings: Mapping[str, Any]) -> None:
-        """Check the hybrid's policy term."""
+        """Check the hybrid's policy term; refuse a threshold on a sum over turns, which failures reach too."""
+        if self.config.success_threshold is not None and int(getattr(env, "max_turns", 1)) > 1:
+            raise ConfigError("success_threshold judges the score of one answer, and here the reward is a sum over turns: leave it out")
         if self.config.policy_weight:
             self.policy.validate(env, settings)

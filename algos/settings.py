@@ -20,7 +20,7 @@ class UpdateSettings(Preset):
         epochs, minibatches: passes over the batch, and optimizer steps per pass.
         aggregation: how token losses become one number (algorithms-core §0.1).
         count_empty: whether ``seq_mean_*`` divides by all rows of the batch or only by those with a loss.
-        max_length: L_max of ``token_sum_norm``; None takes the longest answer the sampling allows.
+        max_length: L_max of ``token_sum_norm``; None takes the longest episode that sampling and world allow.
     """
 
     epochs: PositiveInt = 1

@@ -84,23 +84,14 @@ def skip_first(rows: Sequence[Trajectory], count: int) -> list[np.ndarray]:
     return [(np.arange(row.action_length) >= count).astype(np.float32) for row in rows]
 
 
-def longest_answer(batch: Batch) -> int:
-    """Return L_max: the most tokens a row could have had (per-turn limit × most turns taken), at least what was sampled."""
-    limits = [int(row.sampling.get("max_tokens", 0)) * max(len(row.actions), 1) for row in batch.rows]
-    return max([*limits, *(row.action_length for row in batch.rows), 1])
-
-
 def make_term(
     name: str, loss: object, items: Sequence[LossItem], batch: Batch, settings: UpdateSettings, coefficient: float = 1.0
 ) -> list[LossTerm]:
     """Return the term as a list, empty if no row takes part."""
     if not items:
         return []
-    max_length = None
-    if settings.aggregation == "token_sum_norm":
-        max_length = settings.max_length or longest_answer(batch)
     rows = len(batch.rows) or None  # a phase that draws from a pool has no rollouts: its sequences are all there is
-    return [LossTerm(name, loss, items, coefficient, settings.aggregation, max_length, settings.count_empty, rows=rows)]
+    return [LossTerm(name, loss, items, coefficient, settings.aggregation, settings.max_length, settings.count_empty, rows=rows)]
 
 
 def _of_tokens(view: ScoringView, per_token: np.ndarray) -> np.ndarray:

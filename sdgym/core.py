@@ -322,7 +322,7 @@ class LossTerm:
         items: the rows it covers; rows without a usable view are absent, not zero.
         coefficient: factor on the aggregated value.
         aggregation: how per-token values become a scalar, by name (algorithms-core §0.1).
-        max_length: L_max of ``token_sum_norm``.
+        max_length: L_max of ``token_sum_norm``; None takes the learner's, the longest possible episode.
         count_empty: whether ``seq_mean_*`` counts sequences without an unmasked token.
         normaliser_key: terms with the same key share one denominator Σmask; None gives each its own.
         rows: N of the batch, the denominator's row count where ``count_empty`` is true.

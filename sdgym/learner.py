@@ -87,6 +87,7 @@ class Learner:
         accelerator: places and wraps the module and the optimizer; None runs them as they are.
         world: the processes of the run; micro-batches are shared out among them.
         recompute: keep only the layers' inputs for the backward pass (activation checkpointing).
+        longest_answer: L_max of ``token_sum_norm`` for terms without their own; a constant of the run.
 
     The model stays in evaluation mode: dropout would make trainer and sampler two policies.
     """
@@ -104,6 +105,7 @@ class Learner:
         accelerator: Accelerator | None = None,
         world: World | None = None,
         recompute: bool = False,
+        longest_answer: int | None = None,
     ) -> None:
         self.teacher, self.ledger, self.settings = teacher, ledger, optimizer or OptimizerSettings()
         self.model, self.micro_tokens, self.token_cost = model, micro_tokens, token_cost
@@ -120,7 +122,7 @@ class Learner:
         if accelerator is not None:
             self.module, self.optimizer = accelerator.prepare(module, self.optimizer)
             self.parameters = [p for p in model.parameters() if p.requires_grad]  # sharding puts others in their place
-        self.updates = 0
+        self.updates, self.longest = 0, longest_answer
 
     @property
     def device(self) -> torch.device:
@@ -289,8 +291,8 @@ class Learner:
         if term.loss.scope == "sequence":
             counted = torch.zeros_like(values).index_add(0, inputs.item_index, (inputs.weight != 0).to(values.dtype)) > 0
             return values.masked_fill(~counted, 0.0).sum() / max(denominator, 1.0)
-        settings: dict[str, Any] = {"denominator": denominator, "max_length": term.max_length, "count_empty": term.count_empty}
-        value = aggregate(values, inputs.weight, inputs.item_index, inputs.num_items, term.aggregation, **settings)
+        how: dict[str, Any] = {"denominator": denominator, "max_length": term.max_length or self.longest, "count_empty": term.count_empty}
+        value = aggregate(values, inputs.weight, inputs.item_index, inputs.num_items, term.aggregation, **how)
         return value / step.used_in[number] if term.aggregation == "token_mean_micro" else value
 
     def _inputs(self, entries: Sequence[_Entry], index: Tensor, scores: Scores, place: int | None) -> LossInputs:

@@ -217,6 +217,7 @@ class Session:
             self.accelerator,
             self.world,
             u.recompute,
+            self.sampling.max_tokens * int(self.env.unwrapped.max_turns),
         )
 
     @property

@@ -247,6 +247,13 @@ def _partner(a: Trajectory, b: Trajectory) -> bool:
     return different and a.task.meta.get("level") == b.task.meta.get("level") and a.success == b.success
 
 
-def peers(index: int, batch: Batch, group: Sequence[int], *, exclude_self: bool) -> list[int]:
-    """Return the successful rows of the group, in order, without ``index`` itself if asked (SDPO §4c)."""
-    return [j for j in group if batch.rows[j].usable and batch.rows[j].success and not (exclude_self and j == index)]
+def peers(index: int, batch: Batch, group: Sequence[int], *, exclude_self: bool, threshold: float | None = None) -> list[int]:
+    """Return the successful rows of the group, in order, without ``index`` itself if asked (SDPO §4c).
+
+    ``threshold``: the reward from which a row is a success; None takes the environment's word.
+    """
+
+    def succeeded(row: Trajectory) -> bool:
+        return row.success if threshold is None else row.reward is not None and row.reward >= threshold
+
+    return [j for j in group if batch.rows[j].usable and succeeded(batch.rows[j]) and not (exclude_self and j == index)]

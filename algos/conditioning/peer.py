@@ -19,15 +19,18 @@ class Peer(Conditioner):
         exclude_self: a success is never its own demonstration (SDPO's scripts; the caption of its Table 2
             says otherwise).
         strip_think: remove closed think blocks from the demonstration.
+        success_threshold: the reward from which an attempt is a success; None takes the environment's word.
         **settings: see :class:`sdgym.algos.conditioning.base.Conditioner`.
     """
 
     kind = "peer"
     siblings = True
 
-    def __init__(self, exclude_self: bool = True, strip_think: bool = True, **settings: Any) -> None:
+    def __init__(
+        self, exclude_self: bool = True, strip_think: bool = True, success_threshold: float | None = None, **settings: Any
+    ) -> None:
         super().__init__(**settings)
-        self.exclude_self, self.strip_think = exclude_self, strip_think
+        self.exclude_self, self.strip_think, self.success_threshold = exclude_self, strip_think, success_threshold
 
     def check(self, env: Any, settings: Mapping[str, Any]) -> None:
         """Refuse a group of one."""
@@ -37,7 +40,7 @@ class Peer(Conditioner):
 
     def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
         """Return the demonstration, or None if no other row succeeded with anything to show."""
-        for found in peers(index, batch, group, exclude_self=self.exclude_self):
+        for found in peers(index, batch, group, exclude_self=self.exclude_self, threshold=self.success_threshold):
             if text := attempt_text(batch.rows[found].actions, self.strip_think):
                 return Told((("peer", text),), f"row {found}")
         return None
@@ -67,7 +70,7 @@ class PeerFeedback(Conditioner):
 
     Args:
         only_without_solution: use feedback only where there is no successful peer (SDPO's scripts).
-        exclude_self, strip_think: see :class:`Peer`.
+        exclude_self, strip_think, success_threshold: see :class:`Peer`.
         **settings: see :class:`sdgym.algos.conditioning.base.Conditioner`.
     """
 
@@ -75,10 +78,17 @@ class PeerFeedback(Conditioner):
     siblings = True
     needs = "feedback"
 
-    def __init__(self, only_without_solution: bool = True, exclude_self: bool = True, strip_think: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        only_without_solution: bool = True,
+        exclude_self: bool = True,
+        strip_think: bool = True,
+        success_threshold: float | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(**settings)
         self.only_without_solution = only_without_solution
-        self._peer = Peer(exclude_self, strip_think)
+        self._peer = Peer(exclude_self, strip_think, success_threshold)
         self._feedback = FeedbackOnly()
 
     def check(self, env: Any, settings: Mapping[str, Any]) -> None:

@@ -72,6 +72,8 @@ class DistillLoss:
     def __post_init__(self) -> None:
         if self.support == "sampled" and self.divergence != "reverse_kl":
             raise ConfigError(f"support=sampled estimates reverse_kl only, not {self.divergence}: choose another support or reverse_kl")
+        if self.support == "sampled" and (self.token_clip or self.pointwise_clip) is not None:
+            raise ConfigError("token_clip and pointwise_clip bound a divergence, which support=sampled does not compute: use support=full")
         if self.divergence == "jensen_shannon" and not 0 < self.alpha < 1:
             raise ConfigError(f"jensen_shannon needs 0 < alpha < 1, not {self.alpha}: use forward_kl or reverse_kl for the ends")
         if self.importance == "differentiable" and (self.support, self.estimator) != ("sampled", "k3"):

@@ -167,8 +167,8 @@ class Interpreter:
         teacher: the weights of views with ``weights="teacher"``.
     """
 
-    def __init__(self, policy: BagModel, teacher: BagModel | None = None) -> None:
-        self.policy, self.teacher = policy, teacher or policy
+    def __init__(self, policy: BagModel, teacher: BagModel | None = None, longest_answer: int | None = None) -> None:
+        self.policy, self.teacher, self.longest = policy, teacher or policy, longest_answer
 
     def logits(self, view: ScoringView) -> Tensor:
         """Return ``[S, V]`` of a view; detached where it carries no gradient."""
@@ -238,8 +238,9 @@ class Interpreter:
             return total / max(1, _tokens(term, terms))
         sequences = (term.rows or len(counts)) if term.count_empty or term.aggregation == "token_sum_norm" else sum(c > 0 for c in counts)
         if term.aggregation == "token_sum_norm":
-            assert term.max_length
-            return total / (max(1, sequences) * term.max_length)
+            longest = term.max_length or self.longest
+            assert longest
+            return total / (max(1, sequences) * longest)
         means = [s / max(1, c) for s, c in zip(sums, counts, strict=True)] if term.aggregation == "seq_mean_token_mean" else sums
         return torch.stack(means).sum() / max(1, sequences)
 

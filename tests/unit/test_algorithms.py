@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def test_on_policy_gradient_is_the_papers(name: str, reduce: Any, policy: BagMod
         if a
     )
     expected = torch.autograd.grad(total, policy.parameters)
-    got = Interpreter(policy).gradient(annotate(name, batch, Interpreter(policy)))
+    got = Interpreter(policy, longest_answer=24).gradient(annotate(name, batch, Interpreter(policy)))
     for g, e in zip(got, expected, strict=True):
         np.testing.assert_allclose(g, e.numpy(), atol=FLOAT32)
     assert max(np.abs(g).max() for g in got) > 1e-3
@@ -129,6 +130,15 @@ def test_reference_kl_is_to_the_frozen_policy_in_the_students_own_context(policy
         total, count = total + 0.25 * (ell**2).sum(), count + len(ell)
     advantage = sum(-a * batch.rows[i].action_length for i, a in zip((0, 1, 2), (2 / 3, -1 / 3, -1 / 3), strict=True))
     assert interpreter.objective(terms).item() == pytest.approx((total + advantage) / count, abs=FLOAT32)
+
+
+def test_dynamic_sampling_compares_turns_where_credit_does() -> None:
+    """Equal sums, other turns: no gradient from outcomes, one from turns."""
+    rows = [
+        scripted_row(CHAT, tasks()[0], i, ["a", "b"], rewards, observations=["go on"]) for i, rewards in enumerate(([1.0, 0.0], [0.0, 1.0]))
+    ]
+    assert not build_algorithm("dapo").accept_group(rows)
+    assert build_algorithm("dapo", {"credit": "turn"}).accept_group(rows)
 
 
 def test_dynamic_sampling_rejects_groups_without_spread() -> None:
@@ -351,6 +361,18 @@ def test_success_threshold_decides_who_is_a_peer(policy: BagModel) -> None:
     assert sources(batch, policy, success_threshold=0.5) == {1: "peer+feedback:row 0"}
     assert sources(batch, policy, success_threshold=1.0) == {}
     assert sources(batch, policy, success_threshold=None) == {}, "the environment calls 0.6 a failure"
+    said = reward_group([0.6, 0.0], ["test 3 fails", ""])
+    both = sources(said, policy, success_threshold=0.5, only_without_solution=False)
+    assert both == {0: "peer+feedback:row 0", 1: "peer+feedback:row 0"}, "what is said counts, also above the threshold"
+
+
+def test_no_demonstration_is_a_failure_whose_reward_adds_up() -> None:
+    assert build_algorithm("sdpo_rich").config.success_threshold is None  # type: ignore[attr-defined]
+    several, single = types.SimpleNamespace(max_turns=3), types.SimpleNamespace(max_turns=1)
+    judged = build_algorithm("sdpo_rich", {"success_threshold": 0.5})
+    judged.validate(single, {})
+    with pytest.raises(ConfigError, match="a sum over turns"):
+        judged.validate(several, {})
 
 
 def test_rows_without_a_teacher_count_as_zeros_in_sdpo(policy: BagModel, teacher: BagModel) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,12 +14,14 @@ import pytest
 import torch
 
 from sdgym.algos.losses import BCOLoss, DistillLoss, NLLLoss, PolicyGradientLoss, SharpenLoss
+from sdgym.config import RunConfig
 from sdgym.core import LossItem, LossTerm, Outcome, ScoringView, Segment, StopReason, Task, Trajectory, TurnSpan
 from sdgym.errors import AlignmentError, CheckpointError, NumericalError
 from sdgym.learner import Learner, OptimizerSettings
 from sdgym.ledger import Ledger
 from sdgym.policy import Policy
 from sdgym.seeding import generator
+from sdgym.session import Session
 from sdgym.teacher import Teacher
 from sdgym.testing_policy import random_policy
 
@@ -175,6 +178,18 @@ def test_micro_batches_change_only_the_micro_mean(pristine: Policy, aggregation:
         assert not close(split, whole) and not close(single, whole)
     else:
         assert close(split, whole) and close(single, whole)
+
+
+def test_l_max_is_the_runs_where_a_term_has_none(policy: Policy) -> None:
+    items = make_items()
+    own = gradient(copy.deepcopy(policy), [LossTerm("a", NLLLoss(), items, aggregation="token_sum_norm", max_length=12)], longest_answer=7)
+    runs = gradient(copy.deepcopy(policy), [LossTerm("a", NLLLoss(), items, aggregation="token_sum_norm")], longest_answer=24)
+    assert close(own, 2 * runs) and float(runs.abs().max()) > 0
+    session = Session(
+        RunConfig.model_validate({"algo": {"name": "dr_grpo"}, "env": {"id": "sdgym/Sokoban-v0", "kwargs": {"mode": "multi_turn"}}}),
+        pathlib.Path(),
+    )
+    assert session.learner.longest == session.sampling.max_tokens * session.env.unwrapped.max_turns > session.sampling.max_tokens
 
 
 def test_the_micro_mean_is_the_mean_of_micro_batch_means(policy: Policy) -> None:
