@@ -68,6 +68,8 @@ class GRPO(Algorithm):
 
     def __init__(self, config: GRPOConfig) -> None:
         super().__init__(config)
+        if config.credit == "outcome" and config.discount != 1.0:
+            raise ConfigError("discount is read by credit=turn alone: leave it out, or set credit=turn")
         self.loss = config.loss()
         self.teacher_weights = TeacherWeightsSpec(config.reference, config.reference_rate) if config.kl_beta else None
 

@@ -79,6 +79,7 @@ class SDPO(Algorithm):
             raise ConfigError("the hybrid's reference KL would be taken to a moving teacher: use policy.kl_beta=0 or teacher=frozen")
         self.loss, self.policy = config.distill_loss(), GRPO(config.policy)
         self.conditioners = (config.conditioner(),)
+        self.supervision = self.conditioners[0].needs
         self.teacher_weights = config.teacher_weights()
 
     @property

@@ -75,7 +75,7 @@ class SkillSD(Algorithm):
 
     def __init__(self, config: SkillSDConfig) -> None:
         super().__init__(config)
-        if config.policy.kl_beta and config.teacher != "frozen":
+        if config.policy.kl_beta and {config.teacher, config.policy.reference} != {"frozen"}:
             raise ConfigError("GRPO's reference KL would be taken to a moving teacher: use policy.kl_beta=0 or teacher=frozen")
         self.loss, self.policy = ImportanceWeightedKL(config.ratio_cap, config.log_ratio_clip), GRPO(config.policy)
         self.context, self.bank = SkillContext(**config.conditioner_arguments()), SkillBank(config.shelf_size, config.exploration)

@@ -66,6 +66,7 @@ class VPD(Algorithm):
         self.loss, self.shift = config.distill_loss(), 0.0
         self.conditioner = CONTEXTS[config.context](**config.conditioner_arguments())
         self.conditioners, self.teacher_weights = (self.conditioner,), config.teacher_weights()
+        self.supervision = self.conditioner.needs
 
     @property
     def phases(self) -> Sequence[Phase]:

@@ -56,9 +56,10 @@ class WrongPeer(Conditioner):
 
     def tell(self, index: int, batch: Batch, group: Sequence[int]) -> Told | None:
         """Return the attempt, or None where nobody else failed."""
-        failed = [j for j in group if j != index and batch.rows[j].usable and not batch.rows[j].success]
-        text = attempt_text(batch.rows[failed[0]].actions) if failed else ""
-        return Told((("contrast", text),), f"row {failed[0]}") if text else None
+        for j in group:
+            if j != index and batch.rows[j].usable and not batch.rows[j].success and (text := attempt_text(batch.rows[j].actions)):
+                return Told((("contrast", text),), f"row {j}")
+        return None
 
 
 class PartialReference(Conditioner):

@@ -30,7 +30,7 @@ class Verdict(Conditioner):
 
 
 class Contrast(Conditioner):
-    """The first sibling that ended the other way: a failure reads a success, a success a failure; None in a uniform group.
+    """The first sibling with anything to show that ended the other way: a failure reads a success, a success a failure; None in a uniform group.
 
     Args:
         strip_think: remove closed think blocks from the sibling's words.
@@ -50,8 +50,10 @@ class Contrast(Conditioner):
         kind = "peer"
         if batch.rows[index].success:
             kind, found = "contrast", [j for j in group if batch.rows[j].usable and not batch.rows[j].success]
-        said = attempt_text(batch.rows[found[0]].actions, self.strip_think) if found else ""
-        return Told(((kind, said),), f"row {found[0]}") if said else None
+        for sibling in found:
+            if said := attempt_text(batch.rows[sibling].actions, self.strip_think):
+                return Told(((kind, said),), f"row {sibling}")
+        return None
 
 
 class Critique(Conditioner):

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from sdgym.algos.base import AnnotateContext, Batch, student_views
+from sdgym.algos.base import AnnotateContext, Batch, student_views, supervision_class
+from sdgym.algos.conditioning.answers import WrongPeer
+from sdgym.algos.conditioning.verdict import Contrast
 from sdgym.algos.losses import DistillLoss
+from sdgym.algos.opsd import reference_of
 from sdgym.algos.presets import build_algorithm
 from sdgym.algos.terms import build_items
 from sdgym.chat import ChatFormat
@@ -373,6 +376,39 @@ def test_no_demonstration_is_a_failure_whose_reward_adds_up() -> None:
     judged.validate(single, {})
     with pytest.raises(ConfigError, match="a sum over turns"):
         judged.validate(several, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        ("sdpo_rich", {}, "feedback"),
+        ("sdpo_norich", {}, "reward"),
+        ("sdpo_rich", {"context": "outcome"}, "reward"),
+        ("vpd", {}, "feedback"),
+        ("vpd_contrast", {}, "reward"),
+        ("vpd_critique", {}, "reward"),
+    ],
+)
+def test_a_method_is_ranked_by_what_its_teacher_reads(name: str, overrides: dict[str, Any], expected: str) -> None:
+    assert supervision_class(build_algorithm(name, overrides)) == expected
+
+
+def test_a_silent_sibling_does_not_stand_for_the_group(policy: BagModel) -> None:
+    rows = [scripted_row(CHAT, tasks()[0], i, [said], [reward]) for i, (said, reward) in enumerate((("", 0.0), ("no", 0.0), ("yes", 1.0)))]
+    batch = group_rows(rows)
+    for conditioner in (Contrast(), WrongPeer()):
+        told = conditioner.tell(2, batch, batch.groups[0])
+        assert told is not None and told.source == "row 1"
+
+
+def test_one_task_without_a_reference_is_not_a_world_without() -> None:
+    def world(known: int) -> types.SimpleNamespace:
+        def make_task(seed: int, split: str) -> types.SimpleNamespace:
+            return types.SimpleNamespace(privileged={"reference_solution": "2+2=4"} if seed == known else {})
+
+        return types.SimpleNamespace(unwrapped=types.SimpleNamespace(make_task=make_task, split="train"))
+
+    assert reference_of(world(5)) == "2+2=4" and reference_of(world(-1)) == ""
 
 
 def test_rows_without_a_teacher_count_as_zeros_in_sdpo(policy: BagModel, teacher: BagModel) -> None:

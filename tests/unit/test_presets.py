@@ -76,6 +76,12 @@ def test_inheritance_keeps_what_is_not_said_again() -> None:
         ("sdpo", {"support": "sampled", "divergence": "forward_kl"}, "support=sampled estimates reverse_kl only"),
         ("sdpo", {"control": "P4"}, r"the setting 'control' should be 'none', 'P0'"),
         ("sdpo", {"teacher_rate": 1.5}, "'teacher_rate' should be less than or equal to 1"),
+        ("grpo", {"discount": 0.9}, "discount is read by credit=turn alone"),
+        (
+            "skill_sd",
+            {"teacher": "frozen", "policy": {"kl_beta": 0.1, "reference": "ema"}},
+            "reference KL would be taken to a moving teacher",
+        ),
         ("opsd", {"teacher": "ema"}, "weights of the kind ema never move at a rate of 0"),
         ("vpd", {"teacher": "trust_region"}, "weights of the kind trust_region never move at a rate of 0"),
         ("sdpo", {"support": "sampled", "token_clip": 1.0}, "bound a divergence, which support=sampled does not compute"),
